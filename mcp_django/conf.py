@@ -1,0 +1,106 @@
+"""Settings, read lazily from Django's settings under the prefix ``MCP_DJANGO_``.
+
+``mcp_settings.SESSION_TTL`` is ``settings.MCP_DJANGO_SESSION_TTL`` or its default. A value is read and
+checked once, and again after ``setting_changed`` (so ``override_settings`` works in tests).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+PREFIX = "MCP_DJANGO_"
+
+
+class Setting(NamedTuple):
+    """One setting: its default and the types a project may give it."""
+
+    default: Any
+    types: tuple[type, ...]
+
+
+SETTINGS: dict[str, Setting] = {
+    "SESSION_STORE": Setting("mcp_django.store.ORMStore", (str,)),
+    "SESSION_TTL": Setting(timedelta(days=14), (timedelta,)),
+    "TOUCH_RESOLUTION": Setting(timedelta(seconds=60), (timedelta,)),
+    "STORE_TIMEOUT": Setting(5.0, (float, int)),
+    "LIVE_SESSIONS": Setting(10_000, (int,)),
+    "LIVE_IDLE": Setting(timedelta(minutes=15), (timedelta,)),
+    "MAX_BODY_BYTES": Setting(4 * 1024 * 1024, (int,)),
+    "MAX_STATE_BYTES": Setting(64 * 1024, (int,)),
+    "MAX_BATCH": Setting(50, (int,)),
+    "MAX_CONCURRENT_CALLS": Setting(100, (int,)),
+    "CALL_QUEUE_TIMEOUT": Setting(30.0, (float, int)),
+    "CALL_THREADS": Setting(64, (int,)),
+    "PAGE_SIZE": Setting(100, (int,)),
+    "ALLOWED_ORIGINS": Setting([], (list, tuple)),
+    "AUTHENTICATORS": Setting([], (list, tuple)),
+}
+
+
+class MCPSettings:
+    """The settings as attributes; an unknown name is an ``AttributeError``."""
+
+    SESSION_STORE: str
+    SESSION_TTL: timedelta
+    TOUCH_RESOLUTION: timedelta
+    STORE_TIMEOUT: float
+    LIVE_SESSIONS: int
+    LIVE_IDLE: timedelta
+    MAX_BODY_BYTES: int
+    MAX_STATE_BYTES: int
+    MAX_BATCH: int
+    MAX_CONCURRENT_CALLS: int
+    CALL_QUEUE_TIMEOUT: float
+    CALL_THREADS: int
+    PAGE_SIZE: int
+    ALLOWED_ORIGINS: list[str]
+    AUTHENTICATORS: list[str]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            setting = SETTINGS[name]
+        except KeyError:
+            raise AttributeError(f"mcp_django has no setting {PREFIX}{name}.") from None
+        value = getattr(settings, PREFIX + name, setting.default)
+        if problem := wrong(name, value):
+            raise ImproperlyConfigured(problem)
+        # Kept as an instance attribute: the next read does not come here again.
+        setattr(self, name, value)
+        return value
+
+
+def wrong(name: str, value: Any) -> str | None:
+    """What is wrong with ``value`` for the setting ``name`` (without prefix), or None."""
+    types = SETTINGS[name].types
+    if not isinstance(value, types) or isinstance(value, bool):
+        expected = " or ".join(kind.__name__ for kind in types)
+        return f"{PREFIX}{name} must be a {expected}, got {value!r}."
+    if isinstance(value, timedelta) and value <= timedelta(0):
+        return f"{PREFIX}{name} must be longer than zero, got {value!r}."
+    if isinstance(value, (int, float)) and value <= 0:
+        return f"{PREFIX}{name} must be greater than zero, got {value!r}."
+    return None
+
+
+def named_in_project() -> Iterator[str]:
+    """The names (without prefix) of all ``MCP_DJANGO_*`` settings that the project sets, known or not."""
+    for name in dir(settings):
+        if name.startswith(PREFIX):
+            yield name.removeprefix(PREFIX)
+
+
+mcp_settings = MCPSettings()
+
+
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting.startswith(PREFIX):
+        vars(mcp_settings).pop(setting.removeprefix(PREFIX), None)
+
+
+setting_changed.connect(_forget, dispatch_uid="mcp_django.conf")

@@ -1,0 +1,60 @@
+"""The context that handlers get: the SDK's, and what a Django project adds to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from django.http import HttpRequest
+from mcp.server.mcpserver import Context as SDKContext
+from mcp_types import Implementation
+
+from mcp_django.calls import Call
+from mcp_django.handlers import RestoreMarker
+from mcp_django.state import State
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+
+
+class Context(SDKContext[Any, Any]):
+    """What a handler may know and do about the call it serves.
+
+    A parameter annotated with this class receives it, whatever the parameter's name.
+    """
+
+    @property
+    def call(self) -> Call:
+        """The running call."""
+        return cast(Call, self.request_context.request)
+
+    @property
+    def session_id(self) -> str:
+        """The ``Mcp-Session-Id``. Whoever has it and the owner's credentials has the session: do not log it."""
+        return self.call.session_id
+
+    @property
+    def user(self) -> AbstractBaseUser | AnonymousUser:
+        """Django's user, an ``AnonymousUser`` if nobody was recognised."""
+        return self.call.principal.user_or_anonymous
+
+    @property
+    def request(self) -> HttpRequest:
+        """Django's request object, with ``user``, whichever entry the request came through."""
+        request = self.call.http.django
+        request.user = self.user
+        return request
+
+    @property
+    def state(self) -> State:
+        """The session's durable state."""
+        return self.call.session.state
+
+    @property
+    def restored(self) -> RestoreMarker | None:
+        """Set if this process restored the session, in every call until it leaves this process's memory."""
+        return self.call.session.marker
+
+    @property
+    def client_info(self) -> Implementation:
+        """The client's name and version as it gave them in ``initialize``."""
+        return self.call.session.client_params.client_info

@@ -1,0 +1,111 @@
+"""The endpoint: one HTTP request to one response, whichever entry it came through."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from django.core.signals import got_request_exception
+from django.db import DatabaseError
+from mcp_types import PROTOCOL_VERSION_META_KEY
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+
+from mcp_django import http, jsonrpc, legacy, threads
+from mcp_django.auth import ANONYMOUS, Principal, authenticate
+from mcp_django.exceptions import SessionNotFound, StoreUnavailable
+from mcp_django.http import VERSION_HEADER, HTTPRefusal, Request, Response, refusal
+
+if TYPE_CHECKING:
+    from mcp_django.server import MCPServer
+
+logger = logging.getLogger("django.request")
+
+ALLOW: Final = "POST, DELETE, OPTIONS"
+
+
+async def respond(server: MCPServer, request: Request) -> Response:
+    """Answer one request to ``server``. Never raises: every fault has its response."""
+    origin: str | None = None
+    try:
+        origin = http.check_host_and_origin(request)
+        response = await _respond(server, request)
+    except HTTPRefusal as error:
+        response = error.response
+    except SessionNotFound:
+        response = http.session_not_found().response
+    except StoreUnavailable as error:
+        logger.warning("server=%s the session store is not available: %s", server.name, error)
+        response = http.unavailable().response
+    except Exception:
+        logger.exception("Internal Server Error: MCP server %s", server.name)
+        await got_request_exception.asend_robust(sender=type(server), request=request.django)
+        response = refusal(500, jsonrpc.INTERNAL_ERROR, "Internal server error").response
+    if origin is not None:
+        http.add_cors(response, origin)
+    return response
+
+
+async def _respond(server: MCPServer, request: Request) -> Response:
+    if request.method == "OPTIONS":
+        return http.options_response()
+    principal = await principal_of(server, request)
+    if request.method == "POST":
+        return await _post(server, principal, request)
+    if request.method == "DELETE":
+        _check_version(request)
+        return await legacy.delete(server.kernel, principal, request)
+    raise refusal(405, jsonrpc.INVALID_REQUEST, "Use POST for messages and DELETE to end the session.", Allow=ALLOW)
+
+
+async def _post(server: MCPServer, principal: Principal, request: Request) -> Response:
+    http.check_media_types(request)
+    try:
+        value = jsonrpc.decode(request.body)
+    except jsonrpc.InvalidMessage as error:
+        raise refusal(400, error.code, str(error)) from None
+    if type(value) is dict and value.get("method") == "initialize" and not has_envelope(value):
+        # A client that offers a version by header before any was agreed on is still to be told ours.
+        return await legacy.initialize(server.kernel, principal, request, value)
+    if has_envelope(value):
+        raise unsupported(value["params"]["_meta"][PROTOCOL_VERSION_META_KEY])
+    _check_version(request)
+    return await legacy.post(server.kernel, principal, request, value)
+
+
+def _check_version(request: Request) -> None:
+    version = request.single(VERSION_HEADER)
+    if version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS:
+        raise unsupported(version)
+
+
+def has_envelope(value: Any) -> bool:
+    """Whether a message carries the per-request envelope of 2026-07-28 in ``params._meta``."""
+    params = value.get("params") if type(value) is dict else None
+    meta = params.get("_meta") if type(params) is dict else None
+    return type(meta) is dict and PROTOCOL_VERSION_META_KEY in meta
+
+
+def unsupported(version: Any) -> HTTPRefusal:
+    """400 for a protocol version that this endpoint does not serve; names those that it does."""
+    requested = version if isinstance(version, str) else ""
+    return refusal(
+        400,
+        jsonrpc.UNSUPPORTED_PROTOCOL_VERSION,
+        f"Unsupported protocol version; this server speaks {', '.join(HANDSHAKE_PROTOCOL_VERSIONS)}.",
+        data={"supported": list(HANDSHAKE_PROTOCOL_VERSIONS), "requested": requested[:100]},
+    )
+
+
+async def principal_of(server: MCPServer, request: Request) -> Principal:
+    """Whom the request speaks for.
+
+    Raises:
+        StoreUnavailable: that could not be found out, as the database did not answer.
+    """
+    concerned = tuple(a for a in server.authenticators if a.concerns(request.headers))
+    if not concerned:
+        return ANONYMOUS
+    try:
+        return await threads.run_sync(authenticate, concerned, request.django)
+    except DatabaseError as error:
+        raise StoreUnavailable(f"Authentication failed in the database: {type(error).__name__}.") from error

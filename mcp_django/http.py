@@ -1,0 +1,303 @@
+"""HTTP requests as both entries hand them on, and the checks that need no session. No ORM.
+
+A refusal is an :class:`HTTPRefusal` that carries the whole response, body included, so that every layer below
+the entries can raise it and both entries answer it alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.http import HttpRequest
+from django.http.request import split_domain_port, validate_host
+from django.utils.http import is_same_domain
+
+from mcp_django import jsonrpc
+from mcp_django.conf import mcp_settings
+
+SESSION_HEADER: Final = "mcp-session-id"
+VERSION_HEADER: Final = "mcp-protocol-version"
+
+JSON_HEADERS: Final = [("Content-Type", "application/json")]
+RETRY_AFTER_SECONDS: Final = 3
+
+# Wire rule 8: a browser client may send these and must be able to read those.
+CORS_REQUEST_HEADERS: Final = (
+    "Accept, Authorization, Content-Type, Last-Event-ID, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Mcp-Session-Id"
+)
+CORS_RESPONSE_HEADERS: Final = "Mcp-Session-Id, MCP-Protocol-Version, Retry-After, WWW-Authenticate"
+METHODS: Final = ("POST", "GET", "DELETE", "OPTIONS")
+
+
+class Request:
+    """One HTTP request: method, headers with lower-case names, and the body once it is read.
+
+    ``repeated`` holds the names that came more than once: Django joins such headers, and a joined session id or
+    version must not pass for one. ``django`` makes Django's request object, which most requests never need.
+    ``script_prefix`` is where the project is mounted, for ``reverse()`` in handlers.
+    """
+
+    __slots__ = ("_django", "_made", "body", "headers", "method", "repeated", "script_prefix")
+
+    def __init__(
+        self,
+        method: str,
+        raw_headers: Iterable[tuple[bytes, bytes]],
+        body: bytes,
+        django: Callable[[], HttpRequest],
+        script_prefix: str = "/",
+    ) -> None:
+        self.script_prefix = script_prefix
+        self.method = method
+        self.body = body
+        self.headers: dict[str, str] = {}
+        self.repeated: set[str] | None = None
+        for raw_name, raw_value in raw_headers:
+            name = raw_name.decode("latin-1").lower()
+            if name in self.headers:
+                self.repeated = (self.repeated or set()) | {name}
+            else:
+                self.headers[name] = raw_value.decode("latin-1")
+        self._django = django
+        self._made: HttpRequest | None = None
+
+    @property
+    def django(self) -> HttpRequest:
+        """Django's request object, made at first use and then kept."""
+        if self._made is None:
+            self._made = self._django()
+        return self._made
+
+    def single(self, name: str) -> str | None:
+        """The value of a header that may come at most once.
+
+        Raises:
+            HTTPRefusal: 400, it came twice.
+        """
+        if self.repeated and name in self.repeated:
+            raise refusal(400, jsonrpc.INVALID_REQUEST, f"The header {name} must be sent once, it came more often.")
+        return self.headers.get(name)
+
+
+class Response:
+    """One HTTP response in one piece."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, body: bytes = b"", headers: list[tuple[str, str]] | None = None) -> None:
+        self.status = status
+        self.body = body
+        self.headers = headers if headers is not None else []
+
+
+class HTTPRefusal(Exception):
+    """A request is answered with an HTTP error; ``response`` is the whole answer."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status, response.body)
+        self.response = response
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """``value`` as an ``application/json`` response."""
+    return Response(status, jsonrpc.encode(value), JSON_HEADERS.copy())
+
+
+def refusal(status: int, code: int, text: str, *, data: Any = None, **headers: str) -> HTTPRefusal:
+    """An HTTP error with a JSON-RPC error in its body (``id`` null: the request was not looked into)."""
+    response = json_response(jsonrpc.error(None, code, text, data), status)
+    response.headers += [(name.replace("_", "-"), value) for name, value in headers.items()]
+    return HTTPRefusal(response)
+
+
+def session_not_found() -> HTTPRefusal:
+    """The one answer for an id that is unknown, ended, expired, of somebody else or of another server.
+
+    404 tells the client to start anew (Streamable HTTP, session management); nothing in it tells which it was.
+    """
+    return refusal(
+        404,
+        jsonrpc.SESSION_NOT_FOUND,
+        "Session not found: it is unknown or has ended. Send a new initialize request without Mcp-Session-Id.",
+    )
+
+
+def unavailable() -> HTTPRefusal:
+    """503: whether the session lives is not known right now. Never 404, which would make the client drop it."""
+    return refusal(
+        503,
+        jsonrpc.INTERNAL_ERROR,
+        "The session store is not available at the moment. The session is kept; try again.",
+        Retry_After=str(RETRY_AFTER_SECONDS),
+    )
+
+
+def too_large() -> HTTPRefusal:
+    """413, with the setting's name for whoever runs the server."""
+    return refusal(
+        413,
+        jsonrpc.INVALID_REQUEST,
+        f"The body is larger than {mcp_settings.MAX_BODY_BYTES} bytes (MCP_DJANGO_MAX_BODY_BYTES).",
+    )
+
+
+def check_declared_length(value: str | None) -> None:
+    """Refuse a body by its Content-Length before a byte of it is read.
+
+    Raises:
+        HTTPRefusal: 413, or 400 for a length that is no number.
+    """
+    if value is None:
+        return
+    if not value.isascii() or not value.isdigit():
+        raise refusal(400, jsonrpc.INVALID_REQUEST, "Content-Length is not a number.")
+    if len(value) > 15 or int(value) > mcp_settings.MAX_BODY_BYTES:
+        raise too_large()
+
+
+def check_media_types(request: Request) -> None:
+    """A POST must be JSON and its sender able to take JSON and an event stream (Streamable HTTP, sending messages).
+
+    Raises:
+        HTTPRefusal: 415 for another Content-Type, 406 for an Accept that leaves either out.
+    """
+    content_type = request.headers.get("content-type", "")
+    if not is_json(content_type):
+        raise refusal(415, jsonrpc.INVALID_REQUEST, "Content-Type must be application/json, in UTF-8.")
+    if not accepts_both(request.headers.get("accept", "*/*")):
+        raise refusal(406, jsonrpc.INVALID_REQUEST, "Accept must list application/json and text/event-stream.")
+
+
+@lru_cache(maxsize=256)
+def is_json(content_type: str) -> bool:
+    """Whether a Content-Type is ``application/json`` without a charset other than UTF-8."""
+    media_type, _, parameters = content_type.partition(";")
+    if media_type.strip().lower() != "application/json":
+        return False
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.strip().partition("=")
+        if name.strip().lower() == "charset" and value.strip(' "').lower() not in ("utf-8", "utf8"):
+            return False
+    return True
+
+
+@lru_cache(maxsize=256)
+def accepts_both(accept: str) -> bool:
+    """Whether an Accept header takes JSON and event streams, ranges and ``q=0`` understood (RFC 9110, 12.5.1)."""
+    accepted = set()
+    for part in accept.split(","):
+        media_range, _, parameters = part.partition(";")
+        if not any(refused(parameter) for parameter in parameters.split(";")):
+            accepted.add(media_range.strip().lower())
+    if "*/*" in accepted:
+        return True
+    json_accepted = accepted & {"application/json", "application/*"}
+    return bool(json_accepted and accepted & {"text/event-stream", "text/*"})
+
+
+def refused(parameter: str) -> bool:
+    """Whether a parameter of a media range is a weight of zero."""
+    name, _, value = parameter.strip().partition("=")
+    return name.strip().lower() == "q" and value.strip().rstrip("0") in ("", ".", "0.")
+
+
+def check_host_and_origin(request: Request) -> str | None:
+    """DNS rebinding and cross-site requests stop here (Streamable HTTP, security warning).
+
+    Returns:
+        The origin to name in CORS headers, or None for a request that no browser page sent.
+
+    Raises:
+        HTTPRefusal: 400 for a Host that ``ALLOWED_HOSTS`` does not name, 403 for a foreign Origin.
+    """
+    host = host_of(request)
+    if request.repeated and "origin" in request.repeated:
+        raise refusal(403, jsonrpc.INVALID_REQUEST, "The header Origin must be sent once.")
+    origin = request.headers.get("origin")
+    if origin is None:
+        return None
+    if not origin_allowed(origin, host, secure=scheme_of(request) == "https"):
+        raise refusal(
+            403,
+            jsonrpc.INVALID_REQUEST,
+            "This Origin is not allowed. Allow a web client's origin in MCP_DJANGO_ALLOWED_ORIGINS or "
+            "CSRF_TRUSTED_ORIGINS.",
+        )
+    return origin
+
+
+def host_of(request: Request) -> str:
+    """The request's host, checked against ``ALLOWED_HOSTS`` as Django's ``get_host()`` does.
+
+    Raises:
+        HTTPRefusal: 400.
+    """
+    host = request.headers.get("host")
+    if settings.USE_X_FORWARDED_HOST:
+        host = request.headers.get("x-forwarded-host", host)
+    allowed = settings.ALLOWED_HOSTS
+    if settings.DEBUG and not allowed:
+        allowed = [".localhost", "127.0.0.1", "[::1]"]
+    if host is None or (request.repeated and "host" in request.repeated) or not host_allowed(host, tuple(allowed)):
+        raise refusal(400, jsonrpc.INVALID_REQUEST, "This Host is not allowed. Name it in ALLOWED_HOSTS.")
+    return host
+
+
+@lru_cache(maxsize=256)
+def host_allowed(host: str, allowed: tuple[str, ...]) -> bool:
+    """Whether a Host header names one of the allowed hosts; a malformed one does not."""
+    domain, _ = split_domain_port(host)
+    return bool(domain) and validate_host(domain, allowed)
+
+
+def scheme_of(request: Request) -> str:
+    """``https`` or ``http``, with ``SECURE_PROXY_SSL_HEADER`` followed."""
+    return request.django.scheme or "http"
+
+
+def origin_allowed(origin: str, host: str, *, secure: bool) -> bool:
+    """Whether a browser page of this origin may call: same origin, or named in one of the two settings.
+
+    ``CSRF_TRUSTED_ORIGINS`` may hold wildcards for subdomains, as Django's CSRF check takes them.
+    """
+    if origin == f"{'https' if secure else 'http'}://{host}" or origin in mcp_settings.ALLOWED_ORIGINS:
+        return True
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
+    for trusted in settings.CSRF_TRUSTED_ORIGINS:
+        if trusted == origin:
+            return True
+        trusted_parts = urlsplit(trusted.replace("*", "", 1))
+        wildcard = "*" in trusted
+        if wildcard and trusted_parts.scheme == parts.scheme and is_same_domain(parts.netloc, trusted_parts.netloc):
+            return True
+    return False
+
+
+def add_cors(response: Response, origin: str) -> None:
+    """Let the page at ``origin`` read the response, the session id included."""
+    response.headers += [
+        ("Access-Control-Allow-Origin", origin),
+        ("Access-Control-Expose-Headers", CORS_RESPONSE_HEADERS),
+        ("Vary", "Origin"),
+    ]
+
+
+def options_response() -> Response:
+    """The answer to OPTIONS, a CORS preflight or not; it comes before any authentication (Fetch, CORS preflight)."""
+    methods = ", ".join(METHODS)
+    return Response(
+        204,
+        headers=[
+            ("Allow", methods),
+            ("Access-Control-Allow-Methods", methods),
+            ("Access-Control-Allow-Headers", CORS_REQUEST_HEADERS),
+            ("Access-Control-Max-Age", "3600"),
+        ],
+    )

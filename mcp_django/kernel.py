@@ -1,0 +1,390 @@
+"""The SDK's server under one of ours: every import of the SDK's server side is here and in ``calls``/``context``.
+
+What the SDK does well stays its own: schemas, validation, content conversion, the handshake. What this module adds
+is the Django side of a call (context, threads, handler instances), error codes as the 2025 revisions want them,
+pagination, ``logging/setLevel``, and capabilities that name only what can be delivered.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextvars
+import functools
+import hashlib
+import inspect
+import logging
+import typing
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from mcp.server.connection import Connection
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.lowlevel.helper_types import ReadResourceContents
+from mcp.server.lowlevel.server import NotificationOptions
+from mcp.server.mcpserver import MCPServer as SDKServer
+from mcp.server.mcpserver.context import Context as SDKContext
+from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
+from mcp.server.mcpserver.resolve import find_resolved_parameters
+from mcp.server.mcpserver.utilities.context_injection import find_context_parameter
+from mcp.server.runner import ServerRunner
+from mcp.shared.exceptions import MCPError
+from mcp.shared.uri_template import UriTemplate
+from mcp_types import (
+    CallToolResult,
+    CompleteRequestParams,
+    CompleteResult,
+    Completion,
+    EmptyResult,
+    GetPromptResult,
+    InputRequiredResult,
+    SetLevelRequestParams,
+)
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import AnyUrl, ValidationError
+
+from mcp_django import jsonrpc, threads
+from mcp_django.calls import Call, current_call
+from mcp_django.conf import mcp_settings
+from mcp_django.context import Context
+from mcp_django.exceptions import HandlerError, SessionNotFound, StoreUnavailable
+from mcp_django.handlers import Registration, RestoreMarker
+
+if TYPE_CHECKING:
+    from mcp_django.server import MCPServer
+
+logger = logging.getLogger("mcp_django.calls")
+
+MAX_COMPLETIONS = 100  # server/utilities/completion, response limits
+
+LISTS = {
+    "tools/list": "tools",
+    "prompts/list": "prompts",
+    "resources/list": "resources",
+    "resources/templates/list": "resourceTemplates",
+}
+
+current_context: contextvars.ContextVar[Context] = contextvars.ContextVar("mcp_django_context")
+"""The context of the running handler, for those that the SDK gives none: static resources and completions."""
+
+
+class Kernel(SDKServer[Any]):
+    """The SDK's server, filled from our server's registrations."""
+
+    def __init__(self, owner: MCPServer, registrations: Sequence[Registration]) -> None:
+        root = logging.getLogger()
+        handlers, level = root.handlers[:], root.level
+        super().__init__(**owner.identity, subscriptions=False, middleware=[paginated])
+        # The SDK's constructor configures the root logger, which is Django's to configure.
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        self.owner = owner
+        self._handler_classes = list(dict.fromkeys(r.handler for r in registrations if r.handler is not None))
+        self._completions: list[Callable[..., Awaitable[Any]]] = []
+        for registration in registrations:
+            getattr(self, f"_add_{registration.kind}")(registration)
+        self._lowlevel_server.add_request_handler("logging/setLevel", SetLevelRequestParams, self._set_level)
+        if self._completions:
+            self._lowlevel_server.add_request_handler("completion/complete", CompleteRequestParams, self._complete)
+        self._options = self._lowlevel_server.create_initialization_options(NotificationOptions())
+        self._options.capabilities = self._deliverable({r.kind for r in registrations})
+        self.fingerprint = self._fingerprint()
+
+    # Registration
+
+    def _add_tool(self, registration: Registration) -> None:
+        options = dict(registration.options)
+        input_schema = options.pop("input_schema", None)
+        for marker, _wants_union in find_resolved_parameters(registration.fn).values():
+            marker.fn = threads.asynchronous(marker.fn)
+        fn = prepared(registration)
+        self.add_tool(fn, **options)
+        if input_schema is not None:
+            tool = self._tool_manager.get_tool(options.get("name") or registration.fn.__name__)
+            assert tool is not None
+            tool.parameters = input_schema
+
+    def _add_resource(self, registration: Registration) -> None:
+        options = dict(registration.options)
+        uri = options.pop("uri")
+        fn = prepared(registration)
+        if not UriTemplate.parse(uri).variable_names:
+            fn = without_context(fn)
+        self.resource(uri, **options)(fn)
+
+    def _add_prompt(self, registration: Registration) -> None:
+        self.prompt(**registration.options)(prepared(registration))
+
+    def _add_completion(self, registration: Registration) -> None:
+        self._completions.append(with_context(prepared(registration)))
+
+    def _deliverable(self, kinds: set[str]) -> Any:
+        """Capabilities without what no answer in one piece can deliver, and without empty lists."""
+        capabilities = self._options.capabilities.model_copy()
+        capabilities.logging = None
+        for kind, name in (("tool", "tools"), ("prompt", "prompts"), ("resource", "resources")):
+            if kind not in kinds:
+                setattr(capabilities, name, None)
+        return capabilities
+
+    def _fingerprint(self) -> str:
+        """Tells whether the tool list is the one that a session's client was shown."""
+        tools = {tool.name: tool.parameters for tool in self._tool_manager.list_tools()}
+        return hashlib.sha256(jsonrpc.canonical(tools).encode()).hexdigest()
+
+    # One message
+
+    async def respond(self, call: Call, method: str, params: dict[str, Any] | None) -> dict[str, Any]:
+        """Handle a request and return its result as it goes on the wire.
+
+        Raises:
+            MCPError: the error to answer with.
+        """
+        try:
+            return await self._runner(call).on_request(call, method, params)
+        except MCPError:
+            raise
+        except ValidationError as error:
+            raise MCPError(jsonrpc.INVALID_PARAMS, f"Invalid params: {fields_of(error)}") from None
+        except (HandlerError, SessionNotFound, StoreUnavailable) as error:
+            raise MCPError(jsonrpc.INTERNAL_ERROR, explained(error)) from None
+        except Exception:
+            logger.exception("method=%s failed", method)
+            raise MCPError(jsonrpc.INTERNAL_ERROR, "Internal server error") from None
+
+    async def initialize(self, call: Call, params: dict[str, Any]) -> dict[str, Any]:
+        """Serve the ``initialize`` request, middleware included; handlers hear of it by :meth:`open_handlers`."""
+        return await self._runner(call).on_request(call, "initialize", params)
+
+    async def open_handlers(self, call: Call, marker: RestoreMarker | None) -> None:
+        """Make the session's handler instances and tell them of the handshake."""
+        current_call.set(call)
+        for handler_class in self._handler_classes:
+            handler = handler_class()
+            handler.session = call.session
+            call.session.handlers[handler_class] = handler
+            await threads.asynchronous(handler_class.on_initialize)(handler, call.session.client_params, marker)
+
+    async def initialized(self, call: Call, marker: RestoreMarker | None) -> None:
+        """``notifications/initialized``: through the SDK's middleware, then to the handlers."""
+        current_call.set(call)
+        await self._runner(call).on_notify(call, "notifications/initialized", None)
+        for handler_class, handler in call.session.handlers.items():
+            await threads.asynchronous(handler_class.on_initialized)(handler, marker)
+
+    async def replay(self, call: Call, params: dict[str, Any]) -> None:
+        """Replay the handshake of a session that is being restored, with its marker.
+
+        The negotiated version stays what the client was told, whatever this version of the code would negotiate.
+        """
+        marker = call.session.marker
+        assert marker is not None
+        await self.initialize(call, params)
+        await self.open_handlers(call, marker)
+        if marker.initialized_at is not None:
+            await self.initialized(call, marker)
+        for handler_class, handler in call.session.handlers.items():
+            await threads.asynchronous(handler_class.on_restore)(handler, marker)
+
+    def _runner(self, call: Call) -> ServerRunner[Any]:
+        session = call.session
+        connection = Connection(
+            call,
+            protocol_version=session.protocol_version,
+            session_id=call.session_id,
+            client_params=session.client_params,
+        )
+        if session.initialized:
+            connection.initialized.set()
+        return ServerRunner(self._lowlevel_server, connection, {}, init_options=self._options)
+
+    # The SDK's public methods, with our context
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: SDKContext[Any, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        if self._tool_manager.get_tool(name) is None:
+            raise MCPError(jsonrpc.INVALID_PARAMS, f"Unknown tool: {name}. Ask tools/list for the tools there are.")
+        return await super().call_tool(name, arguments, self._own(context))
+
+    async def read_resource(
+        self, uri: AnyUrl | str, context: SDKContext[Any, Any] | None = None
+    ) -> Iterable[ReadResourceContents] | InputRequiredResult:
+        own = self._own(context)
+        try:
+            return await super().read_resource(uri, own)
+        except ResourceNotFoundError:
+            modern = own.protocol_version in MODERN_PROTOCOL_VERSIONS
+            code = jsonrpc.INVALID_PARAMS if modern else jsonrpc.RESOURCE_NOT_FOUND
+            raise MCPError(code, f"Resource not found: {uri}", {"uri": str(uri)}) from None
+
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: SDKContext[Any, Any] | None = None
+    ) -> GetPromptResult | InputRequiredResult:
+        prompt = self._prompt_manager.get_prompt(name)
+        if prompt is None:
+            raise MCPError(jsonrpc.INVALID_PARAMS, f"Unknown prompt: {name}. Ask prompts/list for those there are.")
+        required = [argument.name for argument in prompt.arguments or () if argument.required]
+        if missing := [argument for argument in required if argument not in (arguments or {})]:
+            raise MCPError(jsonrpc.INVALID_PARAMS, f"Prompt {name} lacks arguments: {', '.join(missing)}")
+        try:
+            return await super().get_prompt(name, arguments, self._own(context))
+        except ValueError as error:
+            # The SDK wraps what the function raised twice.
+            cause = error.__cause__ and error.__cause__.__cause__
+            if isinstance(cause, ValidationError):
+                raise MCPError(jsonrpc.INVALID_PARAMS, f"Invalid arguments: {fields_of(cause)}") from None
+            if isinstance(cause, ToolError):
+                raise MCPError(jsonrpc.INTERNAL_ERROR, str(cause)) from None
+            raise
+
+    def _own(self, context: SDKContext[Any, Any] | None) -> Context:
+        """Our context in place of the SDK's, and known to handlers that the SDK gives none."""
+        assert context is not None
+        if not isinstance(context, Context):
+            context = Context(
+                request_context=context.request_context,
+                mcp_server=self,
+                input_params=context._input_params,
+                subscriptions=self._subscriptions,
+            )
+        current_context.set(context)
+        return context
+
+    # What the SDK leaves to servers
+
+    async def _set_level(self, ctx: ServerRequestContext[Any, Any], params: SetLevelRequestParams) -> EmptyResult:
+        session = cast(Call, ctx.request).session
+        await session.set_log_level(params.level)
+        return EmptyResult()
+
+    async def _complete(self, ctx: ServerRequestContext[Any, Any], params: CompleteRequestParams) -> CompleteResult:
+        self._own(SDKContext(request_context=ctx, mcp_server=self, subscriptions=self._subscriptions))
+        for complete in self._completions:
+            found = await complete(params.ref, params.argument, params.context)
+            if found is not None:
+                return CompleteResult(completion=limited(found))
+        return CompleteResult(completion=Completion(values=[], total=None, has_more=None))
+
+
+def prepared(registration: Registration) -> Callable[..., Awaitable[Any]]:
+    """The registered function as the SDK is to call it: async, off the event loop if it was sync, bound to the
+    session's handler instance if it is a method, and with errors that the model may read."""
+    run = threads.asynchronous(registration.fn)
+    handler_class = registration.handler
+
+    @functools.wraps(registration.fn)
+    async def handle(*args: Any, **kwargs: Any) -> Any:
+        if handler_class is not None:
+            args = (current_call.get().session.handlers[handler_class], *args)
+        try:
+            return await run(*args, **kwargs)
+        except (HandlerError, SessionNotFound, StoreUnavailable) as error:
+            raise ToolError(explained(error)) from error
+
+    if handler_class is not None:
+        leave_out_self(handle, registration.fn)
+    return handle
+
+
+def leave_out_self(handle: Any, method: Callable[..., Any]) -> None:
+    """Give ``handle`` the signature of ``method`` without its first parameter, annotations resolved."""
+    signature = inspect.signature(method, eval_str=True)
+    first, *others = signature.parameters.values()
+    handle.__signature__ = signature.replace(parameters=others)
+    handle.__annotations__ = {
+        name: hint for name, hint in typing.get_type_hints(method, include_extras=True).items() if name != first.name
+    }
+
+
+def without_context(fn: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """``fn`` without its context parameter: the SDK gives static resources none, so it is filled in here."""
+    name = find_context_parameter(fn)
+    if name is None:
+        return fn
+    signature = inspect.signature(fn, eval_str=True)
+    filled = with_context(fn)
+
+    @functools.wraps(fn)
+    async def handle(*args: Any, **kwargs: Any) -> Any:
+        return await filled(*args, **kwargs)
+
+    others = [parameter for parameter in signature.parameters.values() if parameter.name != name]
+    handle.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]
+    handle.__annotations__ = {key: hint for key, hint in typing.get_type_hints(fn).items() if key != name}
+    return handle
+
+
+def with_context(fn: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """``fn`` with its context parameter, if it has one, filled from the running call."""
+    name = find_context_parameter(fn)
+    if name is None:
+        return fn
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        return await fn(*args, **{**kwargs, name: current_context.get()})
+
+    return call
+
+
+def limited(found: Completion | Iterable[str]) -> Completion:
+    """At most a hundred values, with what was left out said."""
+    completion = found if isinstance(found, Completion) else Completion(values=list(found), total=None, has_more=None)
+    count = len(completion.values)
+    if count <= MAX_COMPLETIONS:
+        return completion
+    return Completion(values=completion.values[:MAX_COMPLETIONS], total=completion.total or count, has_more=True)
+
+
+async def paginated(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Middleware: lists leave in pages of ``MCP_DJANGO_PAGE_SIZE`` (server/utilities/pagination)."""
+    result = await call_next(ctx)
+    key = LISTS.get(ctx.method)
+    if key is None or not isinstance(result, dict):
+        return result
+    start = position(ctx.params)
+    end = start + mcp_settings.PAGE_SIZE
+    items = result[key]
+    if start and start >= len(items):
+        raise MCPError(jsonrpc.INVALID_PARAMS, "Invalid cursor: the list has become shorter. Start again without one.")
+    if end < len(items):
+        result["nextCursor"] = base64.urlsafe_b64encode(f"at:{end}".encode()).decode()
+    result[key] = items[start:end]
+    return result
+
+
+def position(params: Mapping[str, Any] | None) -> int:
+    """Where a list request's cursor points; 0 without one.
+
+    Raises:
+        MCPError: -32602, it is no cursor of ours.
+    """
+    cursor = (params or {}).get("cursor")
+    if cursor is None:
+        return 0
+    try:
+        text = base64.b64decode(str(cursor).encode("ascii"), altchars=b"-_", validate=True).decode("ascii")
+        prefix, _, number = text.partition(":")
+        if prefix == "at" and number.isdigit() and len(number) < 10:
+            return int(number)
+    except (ValueError, binascii.Error):
+        pass
+    raise MCPError(jsonrpc.INVALID_PARAMS, "Invalid cursor: send back a nextCursor as it came, or none.")
+
+
+def fields_of(error: ValidationError) -> str:
+    """Which fields were wrong and why, without the values, which are the sender's own data."""
+    found = []
+    for item in error.errors(include_input=False, include_url=False, include_context=False)[:5]:
+        place = ".".join(str(part) for part in item["loc"]) or "params"
+        found.append(f"{place}: {item['msg']}")
+    return "; ".join(found)
+
+
+def explained(error: Exception) -> str:
+    """An error of ours as the model is to read it."""
+    if isinstance(error, SessionNotFound):
+        return "The session has ended, its state is gone. Start a new session."
+    if isinstance(error, StoreUnavailable):
+        return "The session store is not available at the moment. Try again shortly."
+    return str(error)

@@ -1,0 +1,265 @@
+"""Lanes: threads of our own in which database work gathers into batches.
+
+While a lane's thread is busy with one batch, the next one gathers; so a lone request waits for nobody and a crowd
+shares one query or one commit. A lane is a queue and a daemon thread, started at first use and again after a fork.
+It is not an executor of an event loop, since loops come and go (WSGI, tests, commands).
+
+Every wait has a deadline, whatever the thread is stuck in: a database host that went silent can block a socket for
+ever. A thread that is stuck past the deadline is left behind and another takes its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable, Generator, Sequence
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+from asgiref.sync import sync_to_async
+from django.db import DatabaseError, InterfaceError, OperationalError, connections, reset_queries
+
+from mcp_django.conf import mcp_settings
+from mcp_django.exceptions import StoreUnavailable
+
+logger = logging.getLogger("mcp_django.store")
+
+ItemT = TypeVar("ItemT")
+
+IDLE_SECONDS = 10.0
+MAX_ROWS = 256
+MAX_ABANDONED = 8
+TRANSIENT_RETRIES = 3
+
+
+class _Inline:
+    """Tests inside a transaction: the lanes' work runs in the caller's thread (see ``mcp_django.testing``)."""
+
+    enabled = False
+
+
+inline = _Inline()
+
+
+class Ticket(Generic[ItemT]):
+    """One item on its way through a lane, awaited by exactly one coroutine."""
+
+    __slots__ = ("_future", "_loop", "item")
+
+    def __init__(self, item: ItemT, loop: asyncio.AbstractEventLoop) -> None:
+        self.item = item
+        self._loop = loop
+        self._future: asyncio.Future[Any] = loop.create_future()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        timer = self._loop.call_later(mcp_settings.STORE_TIMEOUT, self._expire)
+        try:
+            return (yield from self._future.__await__())
+        finally:
+            timer.cancel()
+
+    @property
+    def abandoned(self) -> bool:
+        """Nobody waits any more: the deadline passed, or the request was cancelled."""
+        return self._future.done()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def settle(self, outcome: Any) -> None:
+        """Hand over a result, or raise an exception there. In the waiter's loop only."""
+        if self._future.done():
+            return
+        if isinstance(outcome, BaseException):
+            self._future.set_exception(outcome)
+        else:
+            self._future.set_result(outcome)
+
+    def _expire(self) -> None:
+        self.settle(StoreUnavailable(f"The session store did not answer within {mcp_settings.STORE_TIMEOUT} s."))
+
+
+class Lane(Generic[ItemT]):
+    """A thread that hands gathered items to ``work`` and returns each one's outcome to whoever awaits it.
+
+    ``work`` takes a list of items and returns a list of outcomes of the same length; an exception as an outcome is
+    raised for its own item only. If ``work`` itself raises, the items are tried again one by one, so one bad row
+    fails alone. Items passed to :meth:`post` are awaited by nobody.
+    """
+
+    def __init__(self, name: str, alias: Callable[[], str], work: Callable[[list[ItemT]], Sequence[Any]]) -> None:
+        self.name = name
+        self._alias = alias
+        self._work = work
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._items: SimpleQueue[Ticket[ItemT] | _Posted[ItemT]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._busy_since: float | None = None
+        self._abandoned = 0
+
+    async def ask(self, item: ItemT) -> Any:
+        """Run one item through the lane.
+
+        Raises:
+            StoreUnavailable: no answer within ``MCP_DJANGO_STORE_TIMEOUT``, or the database refused.
+        """
+        if inline.enabled:
+            return await sync_to_async(self._inline)(item)
+        ticket = Ticket(item, asyncio.get_running_loop())
+        self._put(ticket)
+        return await ticket
+
+    def post(self, item: ItemT) -> None:
+        """Run one item through the lane at some time soon; a failure is logged, nobody waits."""
+        if inline.enabled:
+            return
+        self._put(_Posted(item))
+
+    def _put(self, ticket: Ticket[ItemT] | _Posted[ItemT]) -> None:
+        if self._pid != os.getpid():
+            self._reset()
+        self._items.put(ticket)
+        busy_since = self._busy_since
+        stuck = busy_since is not None and monotonic() - busy_since > mcp_settings.STORE_TIMEOUT
+        if self._thread is None or stuck:
+            self._start(stuck)
+
+    def _start(self, stuck: bool) -> None:
+        with self._lock:
+            if self._thread is not None and not (stuck and self._busy_since is not None):
+                return
+            if stuck:
+                if self._abandoned >= MAX_ABANDONED:
+                    return
+                self._abandoned += 1
+                logger.warning("lane=%s is stuck in the database; going on in a new thread", self.name)
+            self._busy_since = None
+            self._thread = threading.Thread(target=self._run, name=f"mcp-django-{self.name}", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        items = self._items
+        while self._thread is threading.current_thread():
+            try:
+                first = items.get(timeout=IDLE_SECONDS)
+            except Empty:
+                self._close()
+                first = items.get()
+            batch = [first]
+            while len(batch) < MAX_ROWS:
+                try:
+                    batch.append(items.get_nowait())
+                except Empty:
+                    break
+            self._busy_since = monotonic()
+            self._visit([ticket for ticket in batch if not ticket.abandoned])
+            if self._thread is threading.current_thread():
+                self._busy_since = None
+        self._close()
+        with self._lock:
+            self._abandoned -= 1
+
+    def _visit(self, tickets: list[Ticket[ItemT] | _Posted[ItemT]]) -> None:
+        if not tickets:
+            return
+        outcomes: Sequence[Any]
+        try:
+            outcomes = self._attempt([ticket.item for ticket in tickets])
+        except BaseException as error:
+            outcomes = [error] * len(tickets)
+        settle(list(zip(tickets, outcomes, strict=True)))
+
+    def _attempt(self, items: list[ItemT]) -> list[Any]:
+        """Run a batch; after an error find out which items are to blame."""
+        for attempt in range(TRANSIENT_RETRIES):
+            self._enter()
+            try:
+                return list(self._work(items))
+            except (OperationalError, InterfaceError) as error:
+                # A connection that died while kept, a deadlock, a lock that could not be had: worth another try,
+                # on a connection that _leave has found usable or closed.
+                failure: Exception = error
+                logger.debug("lane=%s attempt=%d failed: %s", self.name, attempt + 1, type(error).__name__)
+            except Exception as error:
+                failure = error
+                break
+            finally:
+                self._leave()
+        if isinstance(failure, (OperationalError, InterfaceError)):
+            raise StoreUnavailable(f"The database refused: {type(failure).__name__}.") from failure
+        if len(items) == 1:
+            return [failure]
+        return [outcome for item in items for outcome in self._attempt([item])]
+
+    def _enter(self) -> None:
+        connection = connections[self._alias()]
+        if not connection.in_atomic_block:
+            # The lane keeps its connection between visits whatever CONN_MAX_AGE says; a pool gets it back.
+            connection.close_at = None
+            connection.close_if_unusable_or_obsolete()
+        reset_queries()
+
+    def _leave(self) -> None:
+        connection = connections[self._alias()]
+        if connection.in_atomic_block:
+            return
+        connection.close_at = None
+        connection.close_if_unusable_or_obsolete()
+        if connection.settings_dict.get("OPTIONS", {}).get("pool"):
+            connection.close()
+
+    def _close(self) -> None:
+        try:
+            connections.close_all()
+        except DatabaseError:
+            logger.debug("lane=%s: closing the connection failed", self.name)
+
+    def _inline(self, item: ItemT) -> Any:
+        outcome = self._work([item])[0]
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+
+class _Posted(Generic[ItemT]):
+    """An item that nobody awaits."""
+
+    __slots__ = ("item",)
+    abandoned = False
+    loop = None
+
+    def __init__(self, item: ItemT) -> None:
+        self.item = item
+
+    def settle(self, outcome: Any) -> None:
+        if isinstance(outcome, BaseException):
+            logger.warning("a write that nobody waits for failed: %s", type(outcome).__name__)
+
+
+def settle(outcomes: list[tuple[Any, Any]]) -> None:
+    """Hand outcomes to their waiters, with one wake-up per event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Any, Any]]] = {}
+    for ticket, outcome in outcomes:
+        if ticket.loop is None:
+            ticket.settle(outcome)
+        else:
+            by_loop.setdefault(ticket.loop, []).append((ticket, outcome))
+    for loop, settled in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_settle_here, settled)
+        except RuntimeError:
+            # The loop was closed while its tickets were under way: a test or a command that ended.
+            logger.debug("the waiters' event loop is gone")
+
+
+def _settle_here(outcomes: list[tuple[Any, Any]]) -> None:
+    for ticket, outcome in outcomes:
+        ticket.settle(outcome)

@@ -1,0 +1,120 @@
+"""A session store in the memory of one process: for development without a database.
+
+Sessions end with the process; then an id that it knew is unknown, and clients get the 404 that makes them start
+anew, as with every other server.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from django.utils import timezone
+
+from mcp_django.exceptions import SessionNotFound
+from mcp_django.processes import this_process
+from mcp_django.state import state_text
+from mcp_django.store import SessionHead, SessionRecord, StateOperation
+
+
+class MemoryStore:
+    """Sessions in a dict. Safe to use from any thread and loop of its process."""
+
+    durable = False
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._records: dict[str, SessionRecord] = {}
+        self._states: dict[str, tuple[str, int]] = {}
+
+    async def create(self, record: SessionRecord) -> None:
+        with self._lock:
+            self._drop_dead(record.created_at)
+            self._records[record.digest] = replace(record)
+            self._states[record.digest] = ("{}", 0)
+
+    async def head(self, digest: str) -> SessionHead | None:
+        with self._lock:
+            record = self._records.get(digest)
+            return None if record is None else record.head
+
+    async def load(self, digest: str) -> SessionRecord | None:
+        with self._lock:
+            record = self._records.get(digest)
+            return None if record is None else replace(record)
+
+    def touch(self, digest: str, seen_at: datetime, expires_at: datetime) -> None:
+        with self._lock:
+            record = self._active(digest)
+            if record is not None and record.last_seen_at < seen_at:
+                record.last_seen_at, record.expires_at = seen_at, expires_at
+
+    async def mark_initialized(self, digest: str, at: datetime) -> bool:
+        return self._change(digest, initialized_at=at)
+
+    async def set_log_level(self, digest: str, level: str) -> bool:
+        return self._change(digest, log_level=level)
+
+    async def mark_restored(self, digest: str, process: uuid.UUID, tools_fingerprint: str) -> bool:
+        with self._lock:
+            record = self._active(digest)
+            if record is None:
+                return False
+            record.restore_count += 1
+            record.last_process, record.tools_fingerprint = process, tools_fingerprint
+            return True
+
+    async def end(self, digest: str, reason: str, status: str) -> bool:
+        return self._change(digest, status=status)
+
+    async def read_state(self, digest: str) -> tuple[dict[str, Any], int]:
+        with self._lock:
+            text, version = self._state(digest)
+        return json.loads(text), version
+
+    async def change_state(self, digest: str, operation: StateOperation) -> Any:
+        with self._lock:
+            text, version = self._state(digest)
+            state = json.loads(text)
+            outcome = operation(state)
+            self._states[digest] = (state_text(state), version + 1)
+            return outcome
+
+    async def replace_state(self, digest: str, state_json: str, version: int) -> bool:
+        with self._lock:
+            if self._active(digest) is None or self._states[digest][1] != version:
+                return False
+            self._states[digest] = (state_json, version + 1)
+            return True
+
+    async def process_alive(self, process: uuid.UUID) -> bool:
+        return process == this_process()
+
+    def _change(self, digest: str, **values: Any) -> bool:
+        with self._lock:
+            record = self._active(digest)
+            if record is None:
+                return False
+            for name, value in values.items():
+                setattr(record, name, value)
+            record.epoch += 1
+            return True
+
+    def _active(self, digest: str) -> SessionRecord | None:
+        record = self._records.get(digest)
+        return record if record is not None and record.head.is_live(timezone.now()) else None
+
+    def _state(self, digest: str) -> tuple[str, int]:
+        if self._active(digest) is None:
+            raise SessionNotFound
+        return self._states[digest]
+
+    def _drop_dead(self, now: datetime) -> None:
+        # A dict has no pruning command: whoever adds a session clears away what has ended.
+        if len(self._records) % 1000 == 999:
+            for digest in [key for key, record in self._records.items() if not record.head.is_live(now)]:
+                del self._records[digest], self._states[digest]

@@ -1,0 +1,229 @@
+"""Rows. State changes are model methods, each a conditional UPDATE; questions are QuerySet methods.
+
+Nothing here is ever written with ``save()`` after creation: a session that has ended must not come back through
+somebody's late write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import AbstractBaseUser
+
+DIGEST_LENGTH = 64
+
+
+def digest_of(raw_id: str) -> str:
+    """The key under which a session is stored: SHA-256 of its id, in hex.
+
+    The id itself is a bearer secret; it is stored and logged nowhere.
+    """
+    return hashlib.sha256(raw_id.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class SessionQuerySet(models.QuerySet["Session"]):
+    """Questions about sessions, and the one change that is made to many at once."""
+
+    def for_id(self, raw_id: str) -> Session:
+        """The session whose ``Mcp-Session-Id`` is ``raw_id``.
+
+        Raises:
+            Session.DoesNotExist: there is none.
+        """
+        return self.get(pk=digest_of(raw_id))
+
+    def active(self, now: datetime | None = None) -> SessionQuerySet:
+        """Sessions that answer requests: neither ended nor past their expiry."""
+        return self.filter(status=Session.Status.ACTIVE, expires_at__gt=now or timezone.now())
+
+    def ended(self) -> SessionQuerySet:
+        """Sessions that were ended by somebody or found expired."""
+        return self.exclude(status=Session.Status.ACTIVE)
+
+    def expired(self, now: datetime | None = None) -> SessionQuerySet:
+        """Sessions past their expiry, whether or not they are marked so."""
+        due = Q(status=Session.Status.ACTIVE, expires_at__lte=now or timezone.now())
+        return self.filter(due | Q(status=Session.Status.EXPIRED))
+
+    def of_server(self, name: str) -> SessionQuerySet:
+        """Sessions of one server."""
+        return self.filter(server=name)
+
+    def of_owner(self, user: AbstractBaseUser) -> SessionQuerySet:
+        """Sessions that this user opened."""
+        return self.filter(owner_id=user.pk)
+
+    def end_all(self, reason: str, status: str = "terminated") -> int:
+        """End those that are still active, on every process from its next request on.
+
+        Returns:
+            how many were ended by this call.
+        """
+        return self.filter(status=Session.Status.ACTIVE).update(
+            status=status, end_reason=reason[:100], ended_at=timezone.now(), epoch=F("epoch") + 1
+        )
+
+    def touch(self, seen_at: datetime, expires_at: datetime) -> int:
+        """Move last use and expiry forward, never backward, and only while active."""
+        return self.active(seen_at).filter(last_seen_at__lt=seen_at).update(last_seen_at=seen_at, expires_at=expires_at)
+
+
+class Session(models.Model):
+    """One session of a client: what a process needs to go on with it, wherever it was opened."""
+
+    class Status(models.TextChoices):
+        ACTIVE = "active", _("active")
+        TERMINATED = "terminated", _("terminated")
+        EXPIRED = "expired", _("expired")
+
+    id = models.CharField(
+        _("digest"), primary_key=True, max_length=DIGEST_LENGTH, help_text=_("SHA-256 of the session id, in hex.")
+    )
+    server = models.CharField(_("server"), max_length=100)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        verbose_name=_("owner"),
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="mcp_sessions",
+    )
+    principal = models.CharField(
+        _("principal"), max_length=255, blank=True, help_text=_("Whom the session belongs to; empty if anonymous.")
+    )
+    initialize_params_json = models.TextField(_("initialize params"))
+    protocol_version = models.CharField(_("protocol version"), max_length=20)
+    client_name = models.CharField(_("client"), max_length=100, blank=True)
+    client_version = models.CharField(_("client version"), max_length=50, blank=True)
+    log_level = models.CharField(_("log level"), max_length=20, blank=True)
+    subscriptions_json = models.TextField(_("resource subscriptions"), default="[]")
+    state_json = models.TextField(_("state"), default="{}")
+    state_version = models.PositiveBigIntegerField(_("state version"), default=0)
+    epoch = models.PositiveBigIntegerField(
+        _("epoch"), default=0, help_text=_("Raised by every change that processes hold in memory.")
+    )
+    status = models.CharField(_("status"), max_length=10, choices=Status.choices, default=Status.ACTIVE)
+    end_reason = models.CharField(_("reason of the end"), max_length=100, blank=True)
+    created_at = models.DateTimeField(_("created"))
+    initialized_at = models.DateTimeField(_("initialized"), null=True, blank=True)
+    last_seen_at = models.DateTimeField(_("last seen"))
+    expires_at = models.DateTimeField(_("expires"))
+    ended_at = models.DateTimeField(_("ended"), null=True, blank=True)
+    restore_count = models.PositiveIntegerField(_("restores"), default=0)
+    last_process = models.UUIDField(_("last process"), null=True, blank=True)
+    tools_fingerprint = models.CharField(_("tool list fingerprint"), max_length=64, blank=True)
+
+    objects: ClassVar[models.Manager[Session]] = SessionQuerySet.as_manager()  # type: ignore[assignment]
+
+    class Meta:
+        verbose_name = _("session")
+        verbose_name_plural = _("sessions")
+        ordering = ["-last_seen_at"]
+        indexes = [
+            models.Index(fields=["-last_seen_at"], name="mcp_session_last_seen"),
+            models.Index(fields=["status", "expires_at"], name="mcp_session_expiry"),
+            models.Index(fields=["owner", "status"], name="mcp_session_owner"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.short_id} ({self.client_name or 'unknown client'})"
+
+    @property
+    def short_id(self) -> str:
+        """The beginning of the digest: enough to tell sessions apart, useless as a session id."""
+        return self.id[:12]
+
+    @property
+    def initialize_params(self) -> dict[str, Any]:
+        """The params of the client's ``initialize`` request."""
+        return _object(self.initialize_params_json)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The session's durable state, as handlers see it in ``ctx.state``."""
+        return _object(self.state_json)
+
+    @property
+    def subscriptions(self) -> list[str]:
+        """The resource URIs that the client subscribed to."""
+        return list(json.loads(self.subscriptions_json))
+
+    def _change(self, **columns: Any) -> bool:
+        rows = type(self)._default_manager.using(self._state.db).filter(pk=self.pk, status=self.Status.ACTIVE)
+        return rows.update(**columns) == 1
+
+    def mark_initialized(self, at: datetime) -> bool:
+        """The client sent ``notifications/initialized``. False if the session has ended."""
+        return self._change(initialized_at=at, epoch=F("epoch") + 1)
+
+    def set_log_level(self, level: str) -> bool:
+        """The client chose a log level. False if the session has ended."""
+        return self._change(log_level=level, epoch=F("epoch") + 1)
+
+    def mark_restored(self, process: uuid.UUID, tools_fingerprint: str) -> bool:
+        """A process restored the session. False if the session has ended meanwhile.
+
+        The epoch stays: what other processes hold of this session is still true.
+        """
+        return self._change(
+            restore_count=F("restore_count") + 1, last_process=process, tools_fingerprint=tools_fingerprint
+        )
+
+    def end(self, reason: str, status: str = "terminated") -> bool:
+        """End the session everywhere. False if it had ended before."""
+        rows: Any = type(self)._default_manager.using(self._state.db).filter(pk=self.pk)
+        return bool(rows.end_all(reason, status) == 1)
+
+    def replace_state(self, state_json: str, *, version: int) -> bool:
+        """Put a new state in place of the one with this version. False if another came first or it has ended."""
+        rows = (
+            type(self)
+            ._default_manager.using(self._state.db)
+            .filter(pk=self.pk, status=self.Status.ACTIVE, state_version=version)
+        )
+        return rows.update(state_json=state_json, state_version=version + 1) == 1
+
+
+class Process(models.Model):
+    """One server process. Its row is a lease that the process renews while it lives."""
+
+    LEASE: ClassVar[timedelta] = timedelta(seconds=15)
+
+    id = models.UUIDField(_("id"), primary_key=True, default=uuid.uuid4, editable=False)
+    host = models.CharField(_("host"), max_length=255)
+    pid = models.PositiveBigIntegerField(_("process id"))
+    version = models.CharField(_("version"), max_length=50)
+    started_at = models.DateTimeField(_("started"), db_default=Now())
+    seen_at = models.DateTimeField(_("last seen"), db_default=Now())
+
+    class Meta:
+        verbose_name = _("process")
+        verbose_name_plural = _("processes")
+        ordering = ["-seen_at"]
+
+    def __str__(self) -> str:
+        return f"{self.host} {self.pid}"
+
+    def renew(self) -> bool:
+        """Renew the lease by the database's clock. False if the row is gone."""
+        rows = type(self)._default_manager.using(self._state.db).filter(pk=self.pk)
+        return rows.update(seen_at=Now()) == 1
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, found {type(value).__name__}")
+    return value

@@ -1,0 +1,41 @@
+"""Where in the URLconf MCP servers are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.urls import Resolver404, URLPattern, URLResolver, resolve
+
+from mcp_django.server import MCPServer
+
+
+def last_segment(path: str) -> str:
+    """The last segment of a path, a trailing slash aside."""
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def mcp_routes(resolver: URLResolver, prefix: str = "") -> Iterator[tuple[str, MCPServer]]:
+    """The routes in a URLconf that lead to a server's own view, as written, with the server."""
+    for pattern in resolver.url_patterns:
+        route = prefix + str(pattern.pattern)
+        if isinstance(pattern, URLResolver):
+            yield from mcp_routes(pattern, route)
+        elif isinstance(pattern, URLPattern):
+            server = server_of(pattern.callback)
+            if server is not None:
+                yield route, server
+
+
+def server_of(view: Any) -> MCPServer | None:
+    """The server whose view this is. A decorated view is none: its decorator would be passed over."""
+    server = getattr(view, "mcp_server", None)
+    return server if isinstance(server, MCPServer) and server.view is view else None
+
+
+def server_at(path_info: str) -> MCPServer | None:
+    """The server at a path, by the URLconf."""
+    try:
+        return server_of(resolve(path_info).func)
+    except Resolver404:
+        return None

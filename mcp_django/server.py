@@ -1,0 +1,277 @@
+"""Servers, as projects write them: a name, registrations, URLs. Free of the SDK until a server is first used.
+
+Importing the SDK takes half a second and 37 MB, which no management command or task worker should pay for having
+``mcp.py`` modules imported.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.functional import cached_property
+from django.utils.module_loading import autodiscover_modules
+
+from mcp_django.auth import Authenticator, default_authenticators
+from mcp_django.handlers import Handler, Kind, Registration, registrations_of
+
+if TYPE_CHECKING:
+    from django.urls import URLPattern
+    from mcp_types import Annotations as ResourceAnnotations
+    from mcp_types import Icon, ToolAnnotations
+
+    from mcp_django.kernel import Kernel
+    from mcp_django.views import View
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+HandlerT = TypeVar("HandlerT", bound=type[Handler])
+
+_servers: WeakValueDictionary[str, MCPServer] = WeakValueDictionary()
+_discovery = threading.RLock()
+
+
+class MCPServer:
+    """One MCP server of the project.
+
+    Args:
+        name: unique in the project, at most 100 characters. It is stored with every session: renaming a server
+            ends its sessions.
+        server_name: what clients are told as the server's name; ``name`` by default.
+        title, version, description, instructions, website_url, icons: what clients are told about the server.
+        authenticators: who may come in; those of ``MCP_DJANGO_AUTHENTICATORS`` by default.
+
+    Raises:
+        ImproperlyConfigured: the name is taken, empty or too long.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        server_name: str | None = None,
+        title: str | None = None,
+        version: str = "",
+        description: str | None = None,
+        instructions: str | None = None,
+        website_url: str | None = None,
+        icons: list[Icon] | None = None,
+        authenticators: Sequence[Authenticator] | None = None,
+    ) -> None:
+        if not name or len(name) > 100:
+            raise ImproperlyConfigured(f"A server's name has 1 to 100 characters, got {name!r}.")
+        if name in _servers:
+            raise ImproperlyConfigured(f"There is already a server named {name!r}; names are unique in a project.")
+        self.name = name
+        self.server_name = server_name
+        self.title = title
+        self.version = version
+        self.description = description
+        self.instructions = instructions
+        self.website_url = website_url
+        self.icons = icons
+        self._authenticators = tuple(authenticators) if authenticators is not None else None
+        self._registrations: dict[tuple[str, str], Registration] = {}
+        self._kernel: Kernel | None = None
+        _servers[name] = self
+
+    def __repr__(self) -> str:
+        return f"<MCPServer {self.name!r}>"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What clients are told about the server."""
+        return {
+            "name": self.server_name or self.name,
+            "title": self.title,
+            "version": self.version,
+            "description": self.description,
+            "instructions": self.instructions,
+            "website_url": self.website_url,
+            "icons": self.icons,
+        }
+
+    @property
+    def authenticators(self) -> tuple[Authenticator, ...]:
+        """What recognises callers, in order."""
+        return self._authenticators if self._authenticators is not None else default_authenticators()
+
+    # Registration
+
+    def tool(
+        self,
+        name: str | None = None,
+        *,
+        title: str | None = None,
+        description: str | None = None,
+        annotations: ToolAnnotations | None = None,
+        icons: list[Icon] | None = None,
+        meta: dict[str, Any] | None = None,
+        structured_output: bool | None = None,
+        input_schema: dict[str, Any] | None = None,
+    ) -> Callable[[FunctionT], FunctionT]:
+        """Register a function as a tool. Its parameters become the input schema, its return type the output's.
+
+        Args:
+            name: the function's by default. description: its docstring by default.
+            structured_output: None to decide by the return annotation.
+            input_schema: a JSON Schema to show in place of the derived one; arguments are still validated by
+                the function's signature.
+        """
+        options = {
+            "name": name,
+            "title": title,
+            "description": description,
+            "annotations": annotations,
+            "icons": icons,
+            "meta": meta,
+            "structured_output": structured_output,
+            "input_schema": input_schema,
+        }
+        return self._decorator("tool", name, options)
+
+    def resource(
+        self,
+        uri: str,
+        *,
+        name: str | None = None,
+        title: str | None = None,
+        description: str | None = None,
+        mime_type: str | None = None,
+        icons: list[Icon] | None = None,
+        annotations: ResourceAnnotations | None = None,
+        meta: dict[str, Any] | None = None,
+    ) -> Callable[[FunctionT], FunctionT]:
+        """Register a function as a resource, or as a template if ``uri`` has ``{variables}`` (RFC 6570)."""
+        options = {
+            "uri": uri,
+            "name": name,
+            "title": title,
+            "description": description,
+            "mime_type": mime_type,
+            "icons": icons,
+            "annotations": annotations,
+            "meta": meta,
+        }
+        return self._decorator("resource", uri, options)
+
+    def prompt(
+        self,
+        name: str | None = None,
+        *,
+        title: str | None = None,
+        description: str | None = None,
+        icons: list[Icon] | None = None,
+    ) -> Callable[[FunctionT], FunctionT]:
+        """Register a function as a prompt; it returns a string, a message, or a list of them."""
+        options = {"name": name, "title": title, "description": description, "icons": icons}
+        return self._decorator("prompt", name, options)
+
+    def completion(self) -> Callable[[FunctionT], FunctionT]:
+        """Register a function ``(ref, argument, context)`` that completes prompt and template arguments.
+
+        It returns strings, a ``Completion``, or None to leave the question to the next registered function.
+        """
+        return self._decorator("completion", None, {})
+
+    def register(self, handler: HandlerT) -> HandlerT:
+        """Register a :class:`~mcp_django.Handler` class with its marked methods."""
+        for registration in registrations_of(handler):
+            self._add(registration)
+        return handler
+
+    def _decorator(self, kind: Kind, argument: object, options: dict[str, Any]) -> Callable[[FunctionT], FunctionT]:
+        if callable(argument):
+            raise ImproperlyConfigured(f"Write @{kind}(...) with parentheses; it was used as @{kind} on {argument!r}.")
+
+        def decorate(fn: FunctionT) -> FunctionT:
+            if not callable(fn) or inspect.isclass(fn):
+                raise ImproperlyConfigured(f"@{kind}() takes a function, it was given {fn!r}.")
+            self._add(Registration(kind, fn, options))
+            return fn
+
+        return decorate
+
+    def _add(self, registration: Registration) -> None:
+        if self._kernel is not None:
+            raise ImproperlyConfigured(
+                f"{registration.place} was registered on server {self.name!r} after its first request. Register in "
+                "an app's mcp.py, which is imported in time."
+            )
+        place = (registration.kind, registration.key)
+        other = self._registrations.get(place)
+        if other is not None:
+            raise ImproperlyConfigured(
+                f"Server {self.name!r} has two {registration.kind}s {registration.key!r}: {other.place} and "
+                f"{registration.place}. Give one of them another name."
+            )
+        if registration.kind == "completion":
+            place = (registration.kind, registration.place)
+        self._registrations[place] = registration
+
+    # Use
+
+    @property
+    def kernel(self) -> Kernel:
+        """The SDK's server with everything registered, built at first use.
+
+        Raises:
+            ImproperlyConfigured: a registration is wrong: a signature that makes no schema, a URI whose variables
+                are not the function's parameters.
+        """
+        if self._kernel is None:
+            autodiscover()
+            with _discovery:
+                if self._kernel is None:
+                    self._kernel = self._build()
+        return self._kernel
+
+    def _build(self) -> Kernel:
+        # Imported here for the SDK's weight, see the module's docstring.
+        from mcp_django.kernel import Kernel
+
+        return Kernel(self, list(self._registrations.values()))
+
+    @cached_property
+    def view(self) -> View:
+        """The Django view of this server's endpoint."""
+        # The view needs the SDK; see the module's docstring.
+        from mcp_django.views import view_of
+
+        return view_of(self)
+
+    @property
+    def urls(self) -> list[URLPattern]:
+        """URL patterns to ``include()``: ``mcp``, with and without trailing slash."""
+        # See the module's docstring.
+        from mcp_django.views import patterns_of
+
+        return patterns_of(self)
+
+
+def servers() -> list[MCPServer]:
+    """All servers of the project, by name, after every app's ``mcp.py`` was imported."""
+    autodiscover()
+    return [server for _name, server in sorted(_servers.items())]
+
+
+def autodiscover() -> None:
+    """Import the ``mcp`` module of every installed app, once."""
+    with _discovery:
+        autodiscover_modules("mcp")
+
+
+class _DefaultServer(MCPServer):
+    """The project's default server; unless it is given a name for clients, it goes by the project's."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        project = settings.ROOT_URLCONF.partition(".")[0]
+        return {**super().identity, "name": self.server_name or project}
+
+
+mcp = _DefaultServer("default")

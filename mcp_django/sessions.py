@@ -1,0 +1,404 @@
+"""Live sessions: opened, found again, restored, ended.
+
+The store is the truth and memory a cache: a live session is an entry that may be dropped at any moment, since the
+next request restores it. Every request is checked against the store; what is in memory only saves the handshake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import lru_cache
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from django.dispatch import Signal
+from django.utils import timezone
+from mcp_types import InitializeRequestParams
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION
+from pydantic import ValidationError
+
+from mcp_django import jsonrpc, signals, threads
+from mcp_django.auth import Principal
+from mcp_django.calls import Call
+from mcp_django.conf import mcp_settings
+from mcp_django.exceptions import SessionNotFound, StoreUnavailable
+from mcp_django.handlers import Handler, RestoreMarker, RestoreReason
+from mcp_django.models import digest_of
+from mcp_django.processes import this_process
+from mcp_django.state import State
+from mcp_django.store import SessionHead, SessionRecord, SessionStore, session_store
+
+if TYPE_CHECKING:
+    from mcp_django.http import Request
+    from mcp_django.kernel import Kernel
+
+logger = logging.getLogger("mcp_django.sessions")
+
+
+class LiveSession:
+    """A session as this process holds it: what a call needs, ready to use."""
+
+    __slots__ = (
+        "_store",
+        "calls",
+        "client_params",
+        "digest",
+        "epoch",
+        "handlers",
+        "initialized",
+        "log_level",
+        "marker",
+        "principal",
+        "protocol_version",
+        "used",
+    )
+
+    def __init__(self, store: SessionStore, record: SessionRecord, client_params: InitializeRequestParams) -> None:
+        self._store = store
+        self.digest = record.digest
+        self.client_params = client_params
+        self.protocol_version = record.protocol_version
+        self.principal = record.principal
+        self.handlers: dict[type[Handler], Handler] = {}
+        self.marker: RestoreMarker | None = None
+        self.calls: set[Call] = set()
+        self.used = monotonic()
+        self.refresh(record)
+
+    def refresh(self, record: SessionRecord) -> None:
+        """Take over what other processes may have changed."""
+        self.epoch = record.epoch
+        self.initialized = record.initialized_at is not None
+        self.log_level = record.log_level
+
+    @property
+    def state(self) -> State:
+        """The session's durable state."""
+        return State(self._store, self.digest)
+
+    async def mark_initialized(self) -> None:
+        """``notifications/initialized`` has come.
+
+        Raises:
+            SessionNotFound: the session has ended.
+        """
+        if not await self._store.mark_initialized(self.digest, timezone.now()):
+            raise SessionNotFound
+        self.initialized = True
+
+    async def set_log_level(self, level: str) -> None:
+        """The client chose the least level of log messages that it wants.
+
+        Raises:
+            SessionNotFound: the session has ended.
+        """
+        if not await self._store.set_log_level(self.digest, level):
+            raise SessionNotFound
+        self.log_level = level
+
+    def cancel(self, request_id: jsonrpc.RequestId | None) -> None:
+        """Cancel the running call with this id, if it runs in this process."""
+        for call in list(self.calls):
+            if jsonrpc.same_id(call.id, request_id):
+                call.cancel()
+
+
+class LiveSessions:
+    """The bounded cache of live sessions of this process, least recently used first. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sessions: OrderedDict[str, LiveSession] = OrderedDict()
+        self._restores: OrderedDict[str, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def get(self, digest: str) -> LiveSession | None:
+        """The live session, moved to the fresh end."""
+        with self._lock:
+            session = self._sessions.get(digest)
+            if session is not None:
+                self._sessions.move_to_end(digest)
+                session.used = monotonic()
+            return session
+
+    def add(self, session: LiveSession) -> None:
+        """Make a session visible to requests, and drop what is idle or too much."""
+        with self._lock:
+            self._sessions[session.digest] = session
+            self._evict()
+
+    def drop(self, digest: str) -> LiveSession | None:
+        """Forget a session."""
+        with self._lock:
+            return self._sessions.pop(digest, None)
+
+    def restores(self, digest: str) -> int:
+        """How often this process has restored the session; remembered for the most recent ones."""
+        return self._restores.get(digest, 0)
+
+    def count_restore(self, digest: str) -> None:
+        """Note one more restore."""
+        with self._lock:
+            self._restores[digest] = self._restores.pop(digest, 0) + 1
+            while len(self._restores) > 2 * mcp_settings.LIVE_SESSIONS:
+                self._restores.popitem(last=False)
+
+    def _evict(self) -> None:
+        idle_since = monotonic() - mcp_settings.LIVE_IDLE.total_seconds()
+        for _ in range(len(self._sessions)):
+            digest, session = next(iter(self._sessions.items()))
+            if len(self._sessions) <= mcp_settings.LIVE_SESSIONS and session.used >= idle_since:
+                return
+            if session.calls:
+                # A session at work is not evicted: its calls hold on to the instance.
+                self._sessions.move_to_end(digest)
+            else:
+                del self._sessions[digest]
+
+
+@dataclass(slots=True)
+class Visit:
+    """One request's way to its session: who asks, on which server, with which id."""
+
+    kernel: Kernel
+    session_id: str
+    principal: Principal
+    http: Request
+
+    def call(self, session: LiveSession, id: jsonrpc.RequestId | None = None) -> Call:
+        """A call of this visit in ``session``."""
+        return Call(session, self.session_id, self.principal, self.http, id)
+
+
+class Sessions:
+    """Opens, finds, restores and ends sessions; one per process."""
+
+    def __init__(self, store: SessionStore) -> None:
+        self.store = store
+        self.live = LiveSessions()
+        self._lock = threading.Lock()
+        self._restoring: dict[str, Future[LiveSession]] = {}
+
+    async def open(
+        self, kernel: Kernel, principal: Principal, http: Request, request: jsonrpc.Request
+    ) -> tuple[str, dict[str, Any]]:
+        """Serve an ``initialize`` request.
+
+        Returns:
+            the new session's id and the result for the client. The row is committed by then.
+
+        Raises:
+            StoreUnavailable: no session was made.
+            MCPError, ValidationError: the params are wrong, or a handler's hook refused.
+        """
+        visit = Visit(kernel, secrets.token_urlsafe(32), principal, http)
+        return await threads.start(lambda: self._open(visit, request))
+
+    async def _open(self, visit: Visit, request: jsonrpc.Request) -> tuple[str, dict[str, Any]]:
+        params = request.params or {}
+        client_params = parse_initialize_params(jsonrpc.canonical(params))
+        record = new_record(visit, params, client_params)
+        session = LiveSession(self.store, record, client_params)
+        call = visit.call(session, request.id)
+        result = await visit.kernel.initialize(call, params)
+        await self.store.create(record)
+        try:
+            await visit.kernel.open_handlers(call, None)
+        except BaseException:
+            await self.store.end(session.digest, "a handler refused the session", "terminated")
+            raise
+        self.live.add(session)
+        await announce(signals.session_opened, visit, session=session)
+        return visit.session_id, result
+
+    async def find(self, visit: Visit) -> LiveSession:
+        """The live session that a request names, restored if this process does not have it.
+
+        Raises:
+            SessionNotFound: it is unknown, ended, expired, somebody else's, or another server's.
+            StoreUnavailable: that could not be found out.
+        """
+        digest = digest_of(visit.session_id)
+        head = await self._head(visit, digest)
+        session = self.live.get(digest)
+        if session is None:
+            return await self._restored(digest, visit)
+        if session.epoch < head.epoch:
+            record = await self.store.load(digest)
+            if record is not None:
+                session.refresh(record)
+        return session
+
+    async def _head(self, visit: Visit, digest: str) -> SessionHead:
+        """The row's head, if it is a session that this visitor may use here."""
+        head = await self.store.head(digest)
+        now = timezone.now()
+        if head is None or not head.is_live(now):
+            self.live.drop(digest)
+            raise SessionNotFound
+        # Compared here and not in the query: some collations take "Bob" for "bob ".
+        if head.server != visit.kernel.name or head.principal != visit.principal.key:
+            raise SessionNotFound
+        if now - head.last_seen_at >= mcp_settings.TOUCH_RESOLUTION:
+            self.store.touch(digest, now, now + mcp_settings.SESSION_TTL)
+        return head
+
+    async def _restored(self, digest: str, visit: Visit) -> LiveSession:
+        """Restore once, however many requests ask for it at once; all get the same session or the same error."""
+        with self._lock:
+            if (session := self.live.get(digest)) is not None:
+                return session
+            future = self._restoring.get(digest)
+            first = future is None
+            if future is None:
+                future = self._restoring[digest] = Future()
+        if first:
+            task = threads.start(lambda: self._restore(digest, visit))
+            task.add_done_callback(lambda task: self._restore_done(digest, future, task))
+        # Shielded, since cancelling one waiter would cancel the future of all.
+        return await asyncio.shield(asyncio.wrap_future(future))
+
+    def _restore_done(self, digest: str, future: Future[LiveSession], task: asyncio.Task[LiveSession]) -> None:
+        error = StoreUnavailable("The restore was interrupted.") if task.cancelled() else task.exception()
+        with self._lock:
+            # Visible and no longer restoring in one step: no request finds neither.
+            if error is None:
+                self.live.add(task.result())
+            del self._restoring[digest]
+        if error is None:
+            future.set_result(task.result())
+        else:
+            future.set_exception(error)
+
+    async def _restore(self, digest: str, visit: Visit) -> LiveSession:
+        record = await self.store.load(digest)
+        if record is None or not record.head.is_live(timezone.now()):
+            raise SessionNotFound
+        try:
+            client_params = parse_initialize_params(record.initialize_params_json)
+        except ValidationError:
+            logger.error("session=%s ended: its initialize params no longer parse", digest[:12])
+            await self.store.end(digest, "initialize params no longer parse", "terminated")
+            raise SessionNotFound from None
+        session = LiveSession(self.store, record, client_params)
+        session.marker = marker = RestoreMarker(
+            session_id=visit.session_id,
+            reason=await self._reason(record),
+            previous_process=str(record.last_process) if record.last_process else None,
+            idle_for=timezone.now() - record.last_seen_at,
+            restore_count=record.restore_count + 1,
+            process_restore_count=self.live.restores(digest) + 1,
+            initialized_at=record.initialized_at,
+        )
+        await visit.kernel.replay(visit.call(session), json.loads(record.initialize_params_json))
+        if not await self.store.mark_restored(digest, this_process(), visit.kernel.fingerprint):
+            raise SessionNotFound
+        self.live.count_restore(digest)
+        await announce(signals.session_restored, visit, session=session, marker=marker)
+        logger.info("session=%s restored reason=%s client=%r", digest[:12], marker.reason, record.client_name)
+        return session
+
+    async def _reason(self, record: SessionRecord) -> RestoreReason:
+        if record.last_process is None:
+            return "restart"
+        if record.last_process == this_process():
+            return "evicted"
+        return "other_process" if await self.store.process_alive(record.last_process) else "restart"
+
+    async def initialized(self, visit: Visit, session: LiveSession) -> None:
+        """Serve ``notifications/initialized``: kept, then told to the handlers; a second one changes nothing.
+
+        Raises:
+            SessionNotFound: the session ended meanwhile.
+        """
+        if session.initialized:
+            return
+        await session.mark_initialized()
+        await threads.start(lambda: visit.kernel.initialized(visit.call(session), None))
+
+    async def end(self, visit: Visit, reason: str) -> None:
+        """End a session for every process.
+
+        Raises:
+            SessionNotFound: to this caller there is none.
+        """
+        digest = digest_of(visit.session_id)
+        await self._head(visit, digest)
+        ended = await self.store.end(digest, reason, "terminated")
+        session = self.live.drop(digest)
+        if not ended:
+            raise SessionNotFound
+        for call in list(session.calls) if session is not None else ():
+            call.cancel()
+        await announce(signals.session_ended, visit, session=digest, reason=reason)
+
+
+async def announce(signal: Signal, visit: Visit, **arguments: Any) -> None:
+    """Send a signal with the server as sender, in a context of its own; most projects listen to none."""
+    sender = visit.kernel.owner
+    if signal.has_listeners(sender):
+        await threads.start(lambda: signal.asend_robust(sender=sender, **arguments))
+
+
+@lru_cache(maxsize=256)
+def parse_initialize_params(text: str) -> InitializeRequestParams:
+    """The params as the SDK's model, shared between all sessions whose clients sent the same: thousands of
+    sessions come from a handful of clients, and the model is most of what a session weighs.
+
+    Raises:
+        ValidationError: they are not initialize params.
+    """
+    return InitializeRequestParams.model_validate_json(text, by_name=False)
+
+
+def new_record(visit: Visit, params: dict[str, Any], client_params: InitializeRequestParams) -> SessionRecord:
+    """The record of a session that is being opened."""
+    now = timezone.now()
+    user = visit.principal.user
+    return SessionRecord(
+        digest=digest_of(visit.session_id),
+        server=visit.kernel.name,
+        principal=visit.principal.key,
+        owner_id=user.pk if user is not None else None,
+        initialize_params_json=jsonrpc.canonical(params),
+        protocol_version=negotiated(client_params.protocol_version),
+        client_name=cleaned(client_params.client_info.name, 100),
+        client_version=cleaned(client_params.client_info.version, 50),
+        created_at=now,
+        last_seen_at=now,
+        expires_at=now + mcp_settings.SESSION_TTL,
+        last_process=this_process(),
+        tools_fingerprint=visit.kernel.fingerprint,
+    )
+
+
+def negotiated(offered: str) -> str:
+    """The version that a session speaks: the client's if we know it, else our latest (Lifecycle, version
+    negotiation)."""
+    return offered if offered in HANDSHAKE_PROTOCOL_VERSIONS else LATEST_HANDSHAKE_VERSION
+
+
+def cleaned(text: str, length: int) -> str:
+    """A client's text as it may be stored and shown: printable characters only, cut to ``length``."""
+    return "".join(character for character in text if character.isprintable())[:length]
+
+
+_sessions: dict[int, Sessions] = {}
+
+
+def sessions() -> Sessions:
+    """The sessions of this process, over the configured store."""
+    store = session_store()
+    if id(store) not in _sessions:
+        _sessions.clear()
+        _sessions[id(store)] = Sessions(store)
+    return _sessions[id(store)]

@@ -1,0 +1,138 @@
+"""Where handlers run: their threads, their contexts, and the database connections they leave behind.
+
+Django gives every request a thread for its ORM work and closes that thread's connections when the request ends.
+A handler call is made to look the same: an own context, an own thread-sensitive scope, connections released at the
+end. Without that, the async ORM calls of all handlers would queue on one thread of the process, and connections
+would be left open by threads that nobody ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
+from django.db import connections
+from opentelemetry import context as otel
+
+from mcp_django.conf import mcp_settings
+from mcp_django.lanes import inline
+
+P = ParamSpec("P")
+ResultT = TypeVar("ResultT")
+
+
+def release_connections() -> None:
+    """Give back this thread's database connections: to the pool, or closed if CONN_MAX_AGE says so."""
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
+
+
+def close_connections() -> None:
+    """Close this thread's database connections: the thread is about to end and nobody else would."""
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close()
+
+
+@functools.lru_cache(maxsize=1)
+def pool() -> ThreadPoolExecutor:
+    """The bounded pool in which sync handlers run."""
+    return ThreadPoolExecutor(mcp_settings.CALL_THREADS, thread_name_prefix="mcp-django-call")
+
+
+async def run_sync(fn: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
+    """Run a sync function in a thread of the pool, in a copy of the caller's context.
+
+    The copy keeps what the function sets (a language, say) from the next call of the same thread.
+    """
+    if inline.enabled:
+        return await sync_to_async(fn)(*args, **kwargs)
+    context = contextvars.copy_context()
+    call = functools.partial(context.run, _released, fn, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(pool(), call)
+
+
+def _released(fn: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
+    release_connections()
+    try:
+        return fn(*args, **kwargs)
+    finally:
+        release_connections()
+
+
+@functools.cache
+def asynchronous(fn: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    """``fn`` as an async function: itself if it is one, else a wrapper that runs it in the pool.
+
+    The wrapper keeps name, signature and annotations, and there is one for each function, since the SDK tells
+    resolvers apart by identity.
+    """
+    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__):
+        return fn
+
+    @functools.wraps(fn)
+    async def run_in_pool(*args: Any, **kwargs: Any) -> Any:
+        return await run_sync(fn, *args, **kwargs)
+
+    return run_in_pool
+
+
+_home: contextvars.ContextVar[asyncio.AbstractEventLoop] = contextvars.ContextVar("mcp_django_home_loop")
+
+
+def start(make: Callable[[], Coroutine[Any, Any, ResultT]]) -> asyncio.Task[ResultT]:
+    """Start what ``make`` returns in a task of its own: fresh context, own scope for ORM work.
+
+    Nothing of the request leaks into it but the trace that it belongs to, and the request's end does not stop it.
+    """
+    context = contextvars.Context()
+    if trace := otel.get_current():
+        context.run(otel.attach, trace)
+    task = asyncio.get_running_loop().create_task(_isolated(make), context=context)
+    # The loop keeps only weak references to tasks.
+    _running.add(task)
+    task.add_done_callback(_running.discard)
+    return task
+
+
+_running: set[asyncio.Task[Any]] = set()
+
+
+async def _isolated(make: Callable[[], Coroutine[Any, Any, ResultT]]) -> ResultT:
+    _home.set(asyncio.get_running_loop())
+    if inline.enabled:
+        return await make()
+    scope = ThreadSensitiveContext()
+    async with scope:
+        try:
+            return await make()
+        finally:
+            if scope in SyncToAsync.context_to_thread_executor:
+                await asyncio.shield(sync_to_async(close_connections)())
+
+
+def wait_for(coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """Run a coroutine in the event loop of the call that this thread works for, and wait for it here.
+
+    Raises:
+        RuntimeError: this thread works for no call.
+    """
+    if inline.enabled:
+        return async_to_sync(_await)(coroutine)
+    try:
+        loop = _home.get()
+    except LookupError:
+        coroutine.close()
+        raise RuntimeError("A session's state is reached from handlers and hooks only.") from None
+    return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+
+
+async def _await(coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
+    return await coroutine

@@ -1,0 +1,89 @@
+"""The Django view of a server's endpoint: for projects that want their middleware around it, and for WSGI."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable
+from typing import TYPE_CHECKING, Protocol, cast
+
+from django.core.handlers.asgi import ASGIRequest
+from django.db.transaction import non_atomic_requests
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, get_script_prefix, path
+
+from mcp_django import http
+from mcp_django.conf import mcp_settings
+from mcp_django.endpoint import respond
+
+if TYPE_CHECKING:
+    from mcp_django.server import MCPServer
+
+
+class View(Protocol):
+    """An endpoint's view, as the URLconf holds it."""
+
+    mcp_server: MCPServer
+    csrf_exempt: bool
+    login_required: bool
+
+    def __call__(self, request: HttpRequest) -> Awaitable[HttpResponse]: ...
+
+
+def view_of(server: MCPServer) -> View:
+    """The async view that serves ``server``."""
+
+    async def mcp_endpoint(request: HttpRequest) -> HttpResponse:
+        try:
+            response = await respond(server, adapted(request))
+        except http.HTTPRefusal as refusal:
+            response = refusal.response
+        return HttpResponse(response.body, status=response.status, headers=dict(response.headers), content_type="")
+
+    # ATOMIC_REQUESTS would refuse an async view.
+    view = cast(View, non_atomic_requests(mcp_endpoint))
+    view.mcp_server = server
+    # A CSRF token is no part of the protocol; foreign origins are refused by the endpoint itself.
+    view.csrf_exempt = True
+    # Who may come in is the server's to say, and a redirect to a login page helps no client.
+    view.login_required = False
+    return view
+
+
+def patterns_of(server: MCPServer) -> list[URLPattern]:
+    """The endpoint with and without trailing slash: APPEND_SLASH cannot redirect a POST."""
+    return [path("mcp", server.view, name=f"mcp-{server.name}"), path("mcp/", server.view)]
+
+
+def adapted(request: HttpRequest) -> http.Request:
+    """Django's request as the endpoint takes it.
+
+    Raises:
+        HTTPRefusal: 413, or 400 for a length that is no number.
+    """
+    http.check_declared_length(request.META.get("CONTENT_LENGTH") or None)
+    return http.Request(
+        request.method or "", raw_headers(request), body_of(request), lambda: request, get_script_prefix()
+    )
+
+
+def raw_headers(request: HttpRequest) -> Iterable[tuple[bytes, bytes]]:
+    """The headers as they came: Django joins repeated ones, the ASGI scope still has them apart."""
+    if isinstance(request, ASGIRequest):
+        return cast(Iterable[tuple[bytes, bytes]], request.scope["headers"])
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers.items()]
+
+
+def body_of(request: HttpRequest) -> bytes:
+    """The body, up to our own limit: ``request.body`` has another, meant for forms.
+
+    Raises:
+        HTTPRefusal: 413.
+    """
+    if not hasattr(request, "_body"):
+        body = request.read(mcp_settings.MAX_BODY_BYTES + 1)
+        if len(body) > mcp_settings.MAX_BODY_BYTES:
+            raise http.too_large()
+        # For whoever asks ctx.request.body later.
+        request._body = body
+    if len(request.body) > mcp_settings.MAX_BODY_BYTES:
+        raise http.too_large()
+    return request.body
