@@ -13,7 +13,7 @@ from mcp_django.handlers import RestoreMarker
 from mcp_django.state import State
 
 if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+    from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 
 
 class Context(SDKContext[Any, Any]):
@@ -21,6 +21,16 @@ class Context(SDKContext[Any, Any]):
 
     A parameter annotated with this class receives it, whatever the parameter's name.
     """
+
+    @classmethod
+    def adopt(cls, context: SDKContext[Any, Any]) -> Context:
+        """The context that the SDK made for a request, as one of this class.
+
+        The same object with another class: a second one would have its (empty) model validated once more, which
+        costs as much as the rest of a quick call's dispatch.
+        """
+        object.__setattr__(context, "__class__", cls)
+        return cast(Context, context)
 
     @property
     def call(self) -> Call:
@@ -41,7 +51,7 @@ class Context(SDKContext[Any, Any]):
     def request(self) -> HttpRequest:
         """Django's request object, with ``user``, whichever entry the request came through."""
         request = self.call.http.django
-        request.user = self.user
+        request.user = cast("User", self.user)
         return request
 
     @property

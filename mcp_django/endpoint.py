@@ -24,7 +24,8 @@ ALLOW: Final = "POST, DELETE, OPTIONS"
 
 
 async def respond(server: MCPServer, request: Request) -> Response:
-    """Answer one request to ``server``. Never raises: every fault has its response."""
+    """Answer one request to ``server``. Every fault has its response; only a test that cannot work raises."""
+    await threads.refuse_test_transaction()
     origin: str | None = None
     try:
         origin = http.check_host_and_origin(request)

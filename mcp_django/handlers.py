@@ -130,7 +130,7 @@ def registrations_of(handler: type[Handler]) -> Iterator[Registration]:
     Raises:
         ImproperlyConfigured: it is no Handler class, or none of its methods is marked.
     """
-    if not (isinstance(handler, type) and issubclass(handler, Handler)):
+    if not inspect.isclass(handler) or not issubclass(handler, Handler):
         raise ImproperlyConfigured(f"register() takes a subclass of mcp_django.Handler, it was given {handler!r}.")
     found: dict[str, Any] = {}
     for klass in reversed(handler.__mro__):

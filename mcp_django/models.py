@@ -125,7 +125,7 @@ class Session(models.Model):
     last_process = models.UUIDField(_("last process"), null=True, blank=True)
     tools_fingerprint = models.CharField(_("tool list fingerprint"), max_length=64, blank=True)
 
-    objects: ClassVar[models.Manager[Session]] = SessionQuerySet.as_manager()  # type: ignore[assignment]
+    objects: ClassVar[models.Manager[Session]] = SessionQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("session")

@@ -17,6 +17,7 @@ from django.core.signals import setting_changed
 from django.urls import get_resolver
 
 from mcp_django import http
+from mcp_django.conf import mcp_settings
 from mcp_django.endpoint import respond
 from mcp_django.routes import last_segment, mcp_routes, server_at
 from mcp_django.server import MCPServer
@@ -135,7 +136,7 @@ async def read(scope: Scope, receive: Receive) -> http.Request | None:
             return None
         chunk = message.get("body", b"")
         size += len(chunk)
-        if size > http.mcp_settings.MAX_BODY_BYTES:
+        if size > mcp_settings.MAX_BODY_BYTES:
             raise http.too_large()
         chunks.append(chunk)
         if not message.get("more_body", False):

@@ -189,7 +189,7 @@ class MCPServer:
             raise ImproperlyConfigured(f"Write @{kind}(...) with parentheses; it was used as @{kind} on {argument!r}.")
 
         def decorate(fn: FunctionT) -> FunctionT:
-            if not callable(fn) or inspect.isclass(fn):
+            if not inspect.isroutine(fn):
                 raise ImproperlyConfigured(f"@{kind}() takes a function, it was given {fn!r}.")
             self._add(Registration(kind, fn, options))
             return fn
@@ -232,7 +232,7 @@ class MCPServer:
 
     def _build(self) -> Kernel:
         # Imported here for the SDK's weight, see the module's docstring.
-        from mcp_django.kernel import Kernel
+        from mcp_django.kernel import Kernel  # noqa: PLC0415
 
         return Kernel(self, list(self._registrations.values()))
 
@@ -240,7 +240,7 @@ class MCPServer:
     def view(self) -> View:
         """The Django view of this server's endpoint."""
         # The view needs the SDK; see the module's docstring.
-        from mcp_django.views import view_of
+        from mcp_django.views import view_of  # noqa: PLC0415
 
         return view_of(self)
 
@@ -248,7 +248,7 @@ class MCPServer:
     def urls(self) -> list[URLPattern]:
         """URL patterns to ``include()``: ``mcp``, with and without trailing slash."""
         # See the module's docstring.
-        from mcp_django.views import patterns_of
+        from mcp_django.views import patterns_of  # noqa: PLC0415
 
         return patterns_of(self)
 

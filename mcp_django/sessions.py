@@ -141,6 +141,11 @@ class LiveSessions:
         with self._lock:
             return self._sessions.pop(digest, None)
 
+    def clear(self) -> None:
+        """Forget all sessions, as a restart does."""
+        with self._lock:
+            self._sessions.clear()
+
     def restores(self, digest: str) -> int:
         """How often this process has restored the session; remembered for the most recent ones."""
         return self._restores.get(digest, 0)
@@ -248,8 +253,9 @@ class Sessions:
         # Compared here and not in the query: some collations take "Bob" for "bob ".
         if head.server != visit.kernel.name or head.principal != visit.principal.key:
             raise SessionNotFound
-        if now - head.last_seen_at >= mcp_settings.TOUCH_RESOLUTION:
-            self.store.touch(digest, now, now + mcp_settings.SESSION_TTL)
+        expires_at = now + mcp_settings.SESSION_TTL
+        if expires_at - head.expires_at >= mcp_settings.TOUCH_RESOLUTION:
+            self.store.touch(digest, now, expires_at)
         return head
 
     async def _restored(self, digest: str, visit: Visit) -> LiveSession:

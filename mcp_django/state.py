@@ -124,13 +124,15 @@ class State:
 
     def modify(self, change: Callable[[dict[str, Any]], ResultT]) -> ResultT:
         """See :meth:`amodify`."""
-        return self._sync("modify", self.amodify, change)
+        result: ResultT = self._sync("modify", self.amodify, change)
+        return result
 
     def _sync(self, name: str, method: Callable[..., Coroutine[Any, Any, ResultT]], *args: Any) -> ResultT:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return threads.wait_for(method(*args))
+            result: ResultT = threads.wait_for(method(*args))
+            return result
         raise SynchronousOnlyOperation(
             f"state.{name}() blocks and was called in async code. Use `await state.a{name}(...)` there."
         )

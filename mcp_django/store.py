@@ -37,7 +37,6 @@ class SessionHead(NamedTuple):
     principal: str
     status: str
     epoch: int
-    last_seen_at: datetime
     expires_at: datetime
 
     def is_live(self, now: datetime) -> bool:
@@ -71,7 +70,7 @@ class SessionRecord:
 
     @property
     def head(self) -> SessionHead:
-        return SessionHead(self.server, self.principal, self.status, self.epoch, self.last_seen_at, self.expires_at)
+        return SessionHead(self.server, self.principal, self.status, self.epoch, self.expires_at)
 
 
 class SessionStore(Protocol):

@@ -17,11 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
-from django.db import connections
+from django.core import mail
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections, router
 from opentelemetry import context as otel
 
 from mcp_django.conf import mcp_settings
 from mcp_django.lanes import inline
+from mcp_django.models import Session
 
 P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
@@ -92,7 +95,7 @@ def start(make: Callable[[], Coroutine[Any, Any, ResultT]]) -> asyncio.Task[Resu
 
     Nothing of the request leaks into it but the trace that it belongs to, and the request's end does not stop it.
     """
-    context = contextvars.Context()
+    context = contextvars.copy_context() if inline.enabled else contextvars.Context()
     if trace := otel.get_current():
         context.run(otel.attach, trace)
     task = asyncio.get_running_loop().create_task(_isolated(make), context=context)
@@ -116,6 +119,26 @@ async def _isolated(make: Callable[[], Coroutine[Any, Any, ResultT]]) -> ResultT
         finally:
             if scope in SyncToAsync.context_to_thread_executor:
                 await asyncio.shield(sync_to_async(close_connections)())
+
+
+def in_transaction() -> bool:
+    """Whether this thread's connection to the sessions' database is inside a transaction."""
+    return connections[router.db_for_write(Session)].in_atomic_block
+
+
+async def refuse_test_transaction() -> None:
+    """Fail clearly in a test that wraps itself in a transaction, which our threads cannot see into.
+
+    Raises:
+        ImproperlyConfigured: that is so, and ``mcp_django.testing`` is not used.
+    """
+    # setup_test_environment() makes the outbox; outside of tests this costs nothing.
+    if not hasattr(mail, "outbox") or inline.enabled or not await sync_to_async(in_transaction)():
+        return
+    raise ImproperlyConfigured(
+        "This test runs inside a transaction, which sessions on other threads cannot see. Use "
+        "mcp_django.testing.connect() or inline(), or a TransactionTestCase."
+    )
 
 
 def wait_for(coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:

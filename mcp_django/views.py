@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Protocol, cast
 
 from django.core.handlers.asgi import ASGIRequest
@@ -15,6 +15,8 @@ from mcp_django.conf import mcp_settings
 from mcp_django.endpoint import respond
 
 if TYPE_CHECKING:
+    from django.http.response import HttpResponseBase
+
     from mcp_django.server import MCPServer
 
 
@@ -50,7 +52,8 @@ def view_of(server: MCPServer) -> View:
 
 def patterns_of(server: MCPServer) -> list[URLPattern]:
     """The endpoint with and without trailing slash: APPEND_SLASH cannot redirect a POST."""
-    return [path("mcp", server.view, name=f"mcp-{server.name}"), path("mcp/", server.view)]
+    view = cast("Callable[..., HttpResponseBase]", server.view)
+    return [path("mcp", view, name=f"mcp-{server.name}"), path("mcp/", view)]
 
 
 def adapted(request: HttpRequest) -> http.Request:
