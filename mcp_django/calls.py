@@ -21,7 +21,7 @@ from mcp_django.conf import mcp_settings
 from mcp_django.http import Request
 
 if TYPE_CHECKING:
-    from mcp_django.sessions import LiveSession
+    from mcp_django.live import LiveSession
 
 current_call: contextvars.ContextVar[Call] = contextvars.ContextVar("mcp_django_call")
 """The call that this code runs for; set in handlers and hooks."""

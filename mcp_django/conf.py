@@ -88,6 +88,19 @@ def wrong(name: str, value: Any) -> str | None:
     return None
 
 
+def verify() -> None:
+    """Read every setting once.
+
+    Raises:
+        ImproperlyConfigured: one has a wrong value, or the project sets one that does not exist.
+    """
+    for name in SETTINGS:
+        getattr(mcp_settings, name)
+    for name in named_in_project():
+        if name not in SETTINGS:
+            raise ImproperlyConfigured(f"There is no setting {PREFIX}{name}; see docs/settings.md for those there are.")
+
+
 def named_in_project() -> Iterator[str]:
     """The names (without prefix) of all ``MCP_DJANGO_*`` settings that the project sets, known or not."""
     for name in dir(settings):

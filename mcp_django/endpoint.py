@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +13,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from mcp_django import http, jsonrpc, legacy, threads
 from mcp_django.auth import ANONYMOUS, Principal, authenticate
+from mcp_django.conf import mcp_settings
 from mcp_django.exceptions import SessionNotFound, StoreUnavailable
 from mcp_django.http import VERSION_HEADER, HTTPRefusal, Request, Response, refusal
 
@@ -28,6 +30,7 @@ async def respond(server: MCPServer, request: Request) -> Response:
     await threads.refuse_test_transaction()
     origin: str | None = None
     try:
+        http.check_header_size(request)
         origin = http.check_host_and_origin(request)
         response = await _respond(server, request)
     except HTTPRefusal as error:
@@ -49,6 +52,8 @@ async def respond(server: MCPServer, request: Request) -> Response:
 async def _respond(server: MCPServer, request: Request) -> Response:
     if request.method == "OPTIONS":
         return http.options_response()
+    if request.method == "POST":
+        http.check_media_types(request)
     principal = await principal_of(server, request)
     if request.method == "POST":
         return await _post(server, principal, request)
@@ -59,7 +64,6 @@ async def _respond(server: MCPServer, request: Request) -> Response:
 
 
 async def _post(server: MCPServer, principal: Principal, request: Request) -> Response:
-    http.check_media_types(request)
     try:
         value = jsonrpc.decode(request.body)
     except jsonrpc.InvalidMessage as error:
@@ -107,6 +111,7 @@ async def principal_of(server: MCPServer, request: Request) -> Principal:
     if not concerned:
         return ANONYMOUS
     try:
-        return await threads.run_sync(authenticate, concerned, request.django)
-    except DatabaseError as error:
-        raise StoreUnavailable(f"Authentication failed in the database: {type(error).__name__}.") from error
+        async with asyncio.timeout(mcp_settings.STORE_TIMEOUT):
+            return await threads.run_sync(authenticate, concerned, request.django)
+    except (DatabaseError, TimeoutError) as error:
+        raise StoreUnavailable(f"Authentication got no answer from the database: {type(error).__name__}.") from error

@@ -1,13 +1,5 @@
-"""Exceptions.
-
-MCPDjangoError                  do not raise directly
-├── SessionNotFound             unknown, ended, expired, foreign, of another server: one and the same to a client
-├── StoreUnavailable            the session store did not answer in time; nothing is known about the session
-└── HandlerError                a handler asked for something it cannot have; the text reaches the model
-    ├── StateTooLarge
-    ├── StateInvalid
-    └── StateConflict
-"""
+"""Exceptions. All derive from :class:`MCPDjangoError`; what a handler may cause, and may show to the model, from
+:class:`HandlerError`."""
 
 from __future__ import annotations
 
@@ -22,6 +14,10 @@ class SessionNotFound(MCPDjangoError):
 
 class StoreUnavailable(MCPDjangoError):
     """The session store gave no answer within ``MCP_DJANGO_STORE_TIMEOUT``, or refused the connection."""
+
+
+class HookFailed(MCPDjangoError):
+    """A hook of a handler class raised; the cause is logged. The request fails, the next one tries again."""
 
 
 class HandlerError(MCPDjangoError):

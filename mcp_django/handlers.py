@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from django.core.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
-    from mcp_django.sessions import LiveSession
+    from mcp_django.live import LiveSession
 
 Kind = Literal["tool", "resource", "prompt", "completion"]
 RestoreReason = Literal["restart", "other_process", "evicted"]
@@ -130,7 +130,7 @@ def registrations_of(handler: type[Handler]) -> Iterator[Registration]:
     Raises:
         ImproperlyConfigured: it is no Handler class, or none of its methods is marked.
     """
-    if not inspect.isclass(handler) or not issubclass(handler, Handler):
+    if not (inspect.isclass(handler) and issubclass(handler, Handler)):  # type: ignore[redundant-expr]
         raise ImproperlyConfigured(f"register() takes a subclass of mcp_django.Handler, it was given {handler!r}.")
     found: dict[str, Any] = {}
     for klass in reversed(handler.__mro__):

@@ -24,6 +24,7 @@ VERSION_HEADER: Final = "mcp-protocol-version"
 
 JSON_HEADERS: Final = [("Content-Type", "application/json")]
 RETRY_AFTER_SECONDS: Final = 3
+MAX_HEADER_BYTES: Final = 64 * 1024
 
 # Wire rule 8: a browser client may send these and must be able to read those.
 CORS_REQUEST_HEADERS: Final = (
@@ -41,7 +42,7 @@ class Request:
     ``script_prefix`` is where the project is mounted, for ``reverse()`` in handlers.
     """
 
-    __slots__ = ("_django", "_made", "body", "headers", "method", "repeated", "script_prefix")
+    __slots__ = ("_django", "_made", "body", "header_bytes", "headers", "method", "repeated", "script_prefix")
 
     def __init__(
         self,
@@ -56,7 +57,9 @@ class Request:
         self.body = body
         self.headers: dict[str, str] = {}
         self.repeated: set[str] | None = None
+        self.header_bytes = 0
         for raw_name, raw_value in raw_headers:
+            self.header_bytes += len(raw_name) + len(raw_value)
             name = raw_name.decode("latin-1").lower()
             if name in self.headers:
                 self.repeated = (self.repeated or set()) | {name}
@@ -143,6 +146,16 @@ def too_large() -> HTTPRefusal:
         jsonrpc.INVALID_REQUEST,
         f"The body is larger than {mcp_settings.MAX_BODY_BYTES} bytes (MCP_DJANGO_MAX_BODY_BYTES).",
     )
+
+
+def check_header_size(request: Request) -> None:
+    """Some servers limit headers and some do not; this endpoint does under each.
+
+    Raises:
+        HTTPRefusal: 431.
+    """
+    if request.header_bytes > MAX_HEADER_BYTES:
+        raise refusal(431, jsonrpc.INVALID_REQUEST, f"The headers are larger than {MAX_HEADER_BYTES} bytes.")
 
 
 def check_declared_length(value: str | None) -> None:
@@ -239,6 +252,9 @@ def host_of(request: Request) -> str:
     host = request.headers.get("host")
     if settings.USE_X_FORWARDED_HOST:
         host = request.headers.get("x-forwarded-host", host)
+    if host is None:
+        # HTTP/1.0 and Django's test client send none; Django falls back to the server's own name as well.
+        host = request.django.META.get("SERVER_NAME")
     allowed = settings.ALLOWED_HOSTS
     if settings.DEBUG and not allowed:
         allowed = [".localhost", "127.0.0.1", "[::1]"]

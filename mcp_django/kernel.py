@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextvars
-import functools
 import hashlib
-import inspect
 import logging
-import typing
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,7 +23,6 @@ from mcp.server.mcpserver import MCPServer as SDKServer
 from mcp.server.mcpserver.context import Context as SDKContext
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
 from mcp.server.mcpserver.resolve import find_resolved_parameters
-from mcp.server.mcpserver.utilities.context_injection import find_context_parameter
 from mcp.server.runner import ServerRunner
 from mcp.shared.exceptions import MCPError
 from mcp.shared.uri_template import UriTemplate
@@ -46,10 +41,11 @@ from opentelemetry import trace
 from pydantic import AnyUrl, ValidationError
 
 from mcp_django import jsonrpc, threads
+from mcp_django.bindings import current_context, explained, prepared, with_context, without_context
 from mcp_django.calls import Call, current_call
 from mcp_django.conf import mcp_settings
 from mcp_django.context import Context
-from mcp_django.exceptions import HandlerError, SessionNotFound, StoreUnavailable
+from mcp_django.exceptions import HandlerError, HookFailed, SessionNotFound, StoreUnavailable
 from mcp_django.handlers import Registration, RestoreMarker
 
 if TYPE_CHECKING:
@@ -65,9 +61,6 @@ LISTS = {
     "resources/list": "resources",
     "resources/templates/list": "resourceTemplates",
 }
-
-current_context: contextvars.ContextVar[Context] = contextvars.ContextVar("mcp_django_context")
-"""The context of the running handler, for those that the SDK gives none: static resources and completions."""
 
 
 class Kernel(SDKServer[Any]):
@@ -167,14 +160,14 @@ class Kernel(SDKServer[Any]):
             handler = handler_class()
             handler.session = call.session
             call.session.handlers[handler_class] = handler
-            await threads.asynchronous(handler_class.on_initialize)(handler, call.session.client_params, marker)
+            await hook(handler.on_initialize, call.session.client_params, marker)
 
     async def initialized(self, call: Call, marker: RestoreMarker | None) -> None:
         """``notifications/initialized``: through the SDK's middleware, then to the handlers."""
         current_call.set(call)
         await self._runner(call).on_notify(call, "notifications/initialized", None)
-        for handler_class, handler in call.session.handlers.items():
-            await threads.asynchronous(handler_class.on_initialized)(handler, marker)
+        for handler in call.session.handlers.values():
+            await hook(handler.on_initialized, marker)
 
     async def replay(self, call: Call, params: dict[str, Any]) -> None:
         """Replay the handshake of a session that is being restored, with its marker.
@@ -187,8 +180,8 @@ class Kernel(SDKServer[Any]):
         await self.open_handlers(call, marker)
         if marker.initialized_at is not None:
             await self.initialized(call, marker)
-        for handler_class, handler in call.session.handlers.items():
-            await threads.asynchronous(handler_class.on_restore)(handler, marker)
+        for handler in call.session.handlers.values():
+            await hook(handler.on_restore, marker)
 
     def _runner(self, call: Call) -> ServerRunner[Any]:
         session = call.session
@@ -217,10 +210,10 @@ class Kernel(SDKServer[Any]):
         own = self._own(context)
         try:
             return await super().read_resource(uri, own)
-        except ResourceNotFoundError:
+        except ResourceNotFoundError as error:
             modern = own.protocol_version in MODERN_PROTOCOL_VERSIONS
             code = jsonrpc.INVALID_PARAMS if modern else jsonrpc.RESOURCE_NOT_FOUND
-            raise MCPError(code, f"Resource not found: {uri}", {"uri": str(uri)}) from None
+            raise MCPError(code, str(error), {"uri": str(uri)}) from None
 
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: SDKContext[Any, Any] | None = None
@@ -280,64 +273,21 @@ def traced(middleware: ServerMiddleware[Any]) -> ServerMiddleware[Any]:
     return trace_if_configured
 
 
-def prepared(registration: Registration) -> Callable[..., Awaitable[Any]]:
-    """The registered function as the SDK is to call it: async, off the event loop if it was sync, bound to the
-    session's handler instance if it is a method, and with errors that the model may read."""
-    run = threads.asynchronous(registration.fn)
-    handler_class = registration.handler
+async def hook(method: Callable[..., Any], *args: Any) -> None:
+    """Run a hook, sync or async.
 
-    @functools.wraps(registration.fn)
-    async def handle(*args: Any, **kwargs: Any) -> Any:
-        if handler_class is not None:
-            args = (current_call.get().session.handlers[handler_class], *args)
-        try:
-            return await run(*args, **kwargs)
-        except (HandlerError, SessionNotFound, StoreUnavailable) as error:
-            raise ToolError(explained(error)) from error
-
-    if handler_class is not None:
-        leave_out_self(handle, registration.fn)
-    return handle
-
-
-def leave_out_self(handle: Any, method: Callable[..., Any]) -> None:
-    """Give ``handle`` the signature of ``method`` without its first parameter, annotations resolved."""
-    signature = inspect.signature(method, eval_str=True)
-    first, *others = signature.parameters.values()
-    handle.__signature__ = signature.replace(parameters=others)
-    handle.__annotations__ = {
-        name: hint for name, hint in typing.get_type_hints(method, include_extras=True).items() if name != first.name
-    }
-
-
-def without_context(fn: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """``fn`` without its context parameter: the SDK gives static resources none, so it is filled in here."""
-    name = find_context_parameter(fn)
-    if name is None:
-        return fn
-    signature = inspect.signature(fn, eval_str=True)
-    filled = with_context(fn)
-
-    @functools.wraps(fn)
-    async def handle(*args: Any, **kwargs: Any) -> Any:
-        return await filled(*args, **kwargs)
-
-    others = [parameter for parameter in signature.parameters.values() if parameter.name != name]
-    handle.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]
-    handle.__annotations__ = {key: hint for key, hint in typing.get_type_hints(fn).items() if key != name}
-    return handle
-
-
-def with_context(fn: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """``fn`` with its context parameter, if it has one, filled from the running call."""
-    name = find_context_parameter(fn)
-    if name is None:
-        return fn
-
-    async def call(*args: Any, **kwargs: Any) -> Any:
-        return await fn(*args, **{**kwargs, name: current_context.get()})
-
-    return call
+    Raises:
+        MCPError: the hook raised it, to refuse with a text of its own.
+        HookFailed: it raised anything else, which is logged.
+    """
+    try:
+        # By way of the function: bound methods are made anew at each access, and wrappers are kept by identity.
+        await threads.asynchronous(method.__func__)(method.__self__, *args)  # type: ignore[attr-defined]
+    except MCPError:
+        raise
+    except Exception as error:
+        logger.exception("hook=%s failed", method.__qualname__)
+        raise HookFailed("A handler of this server failed while the session was being set up. Try again.") from error
 
 
 def limited(found: Completion | Iterable[str]) -> Completion:
@@ -392,12 +342,3 @@ def fields_of(error: ValidationError) -> str:
         place = ".".join(str(part) for part in item["loc"]) or "params"
         found.append(f"{place}: {item['msg']}")
     return "; ".join(found)
-
-
-def explained(error: Exception) -> str:
-    """An error of ours as the model is to read it."""
-    if isinstance(error, SessionNotFound):
-        return "The session has ended, its state is gone. Start a new session."
-    if isinstance(error, StoreUnavailable):
-        return "The session store is not available at the moment. Try again shortly."
-    return str(error)

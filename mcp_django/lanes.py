@@ -193,8 +193,8 @@ class Lane(Generic[ItemT]):
     def _attempt(self, items: list[ItemT]) -> list[Any]:
         """Run a batch; after an error find out which items are to blame."""
         for attempt in range(TRANSIENT_RETRIES):
-            self._enter()
             try:
+                self._enter()
                 return list(self._work(items))
             except (OperationalError, InterfaceError) as error:
                 # A connection that died while kept, a deadlock, a lock that could not be had: worth another try,
@@ -209,8 +209,15 @@ class Lane(Generic[ItemT]):
         if isinstance(failure, (OperationalError, InterfaceError)):
             raise StoreUnavailable(f"The database refused: {type(failure).__name__}.") from failure
         if len(items) == 1:
-            return [failure]
+            return [self._explained(failure)]
         return [outcome for item in items for outcome in self._attempt([item])]
+
+    def _explained(self, failure: Exception) -> Exception:
+        if not isinstance(failure, DatabaseError):
+            return failure
+        # A table that is not there, a value that does not fit: whether the session lives is not known.
+        logger.error("lane=%s: the database refused a row", self.name, exc_info=failure)
+        return StoreUnavailable(f"The database refused: {type(failure).__name__}.")
 
     def _enter(self) -> None:
         connection = connections[self._alias()]

@@ -16,9 +16,11 @@ from pydantic import ValidationError
 from mcp_django import jsonrpc
 from mcp_django.auth import Principal
 from mcp_django.conf import mcp_settings
-from mcp_django.http import SESSION_HEADER, Request, Response, json_response, refusal
-from mcp_django.kernel import explained, fields_of
-from mcp_django.sessions import LiveSession, Visit, sessions
+from mcp_django.exceptions import HookFailed
+from mcp_django.http import JSON_HEADERS, SESSION_HEADER, Request, Response, json_response, refusal
+from mcp_django.kernel import fields_of
+from mcp_django.live import LiveSession
+from mcp_django.sessions import Visit, sessions
 
 if TYPE_CHECKING:
     from mcp_django.kernel import Kernel
@@ -47,6 +49,8 @@ async def initialize(kernel: Kernel, principal: Principal, http: Request, value:
         session_id, result = await sessions().open(kernel, principal, http, request)
     except MCPError as error:
         return json_response(failed(request.id, error))
+    except HookFailed as error:
+        return json_response(jsonrpc.error(request.id, jsonrpc.INTERNAL_ERROR, str(error)))
     except ValidationError as error:
         text = f"Invalid initialize params: {fields_of(error)}"
         return json_response(jsonrpc.error(request.id, jsonrpc.INVALID_PARAMS, text))
@@ -62,7 +66,10 @@ async def post(kernel: Kernel, principal: Principal, http: Request, value: Any) 
         HTTPRefusal, SessionNotFound, StoreUnavailable: the session cannot be used.
     """
     visit = visit_of(kernel, principal, http)
-    session = await sessions().find(visit)
+    try:
+        session = await sessions().find(visit)
+    except (HookFailed, MCPError) as error:
+        return not_restored(value, error)
     try:
         if type(value) is list:
             return await batch(visit, session, value)
@@ -70,7 +77,7 @@ async def post(kernel: Kernel, principal: Principal, http: Request, value: Any) 
     except jsonrpc.InvalidMessage as error:
         return json_response(jsonrpc.error(id_of(value), error.code, str(error)))
     if type(message) is jsonrpc.Request:
-        return json_response(await answered(visit, session, message))
+        return Response(200, encoded(await answered(visit, session, message)), JSON_HEADERS.copy())
     await taken(visit, session, message)
     return Response(ACCEPTED)
 
@@ -128,7 +135,8 @@ async def batch(visit: Visit, session: LiveSession, values: list[Any]) -> Respon
     requests = [message for message in messages if isinstance(message, jsonrpc.Request)]
     if not requests:
         return Response(ACCEPTED)
-    return json_response(await asyncio.gather(*(answered(visit, session, request) for request in requests)))
+    answers = await asyncio.gather(*(answered(visit, session, request) for request in requests))
+    return Response(200, b"[" + b",".join(map(encoded, answers)) + b"]", JSON_HEADERS.copy())
 
 
 async def answered(visit: Visit, session: LiveSession, request: jsonrpc.Request) -> dict[str, Any]:
@@ -148,12 +156,34 @@ async def taken(visit: Visit, session: LiveSession, message: jsonrpc.Notificatio
     if message.method == "notifications/initialized":
         try:
             await sessions().initialized(visit, session)
-        except MCPError as error:
-            logger.warning("notifications/initialized: %s", explained(error))
+        except (HookFailed, MCPError):
+            # Logged where it was raised; the session is usable, and a notification is not answered.
+            return
     elif message.method == "notifications/cancelled":
         request_id = (message.params or {}).get("requestId")
         if jsonrpc.is_request_id(request_id):
             session.cancel(request_id)
+
+
+def not_restored(value: Any, error: Exception) -> Response:
+    """The answer to messages whose session could not be restored because a hook failed: an error for each request."""
+    code = error.code if isinstance(error, MCPError) else jsonrpc.INTERNAL_ERROR
+    values = value if type(value) is list else [value]
+    ids = [id_of(item) for item in values if type(item) is dict and "method" in item and "id" in item]
+    errors = [jsonrpc.error(id, code, str(error)) for id in ids]
+    if not errors:
+        return Response(ACCEPTED)
+    return json_response(errors if type(value) is list else errors[0])
+
+
+def encoded(answer: dict[str, Any]) -> bytes:
+    """A response's JSON; an error in its place if a handler's result is none."""
+    try:
+        return jsonrpc.encode(answer)
+    except (TypeError, ValueError):
+        logger.exception("the result of a handler is not JSON")
+        text = "The result holds a value that JSON does not have, such as NaN or Infinity."
+        return jsonrpc.encode(jsonrpc.error(answer.get("id"), jsonrpc.INTERNAL_ERROR, text))
 
 
 def failed(id: jsonrpc.RequestId, error: MCPError) -> dict[str, Any]:

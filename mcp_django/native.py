@@ -16,11 +16,12 @@ from django.core.handlers.asgi import get_script_prefix as script_prefix_of
 from django.core.signals import setting_changed
 from django.urls import get_resolver
 
-from mcp_django import http
+from mcp_django import conf, http
 from mcp_django.conf import mcp_settings
 from mcp_django.endpoint import respond
 from mcp_django.routes import last_segment, mcp_routes, server_at
 from mcp_django.server import MCPServer
+from mcp_django.store import session_store
 
 if TYPE_CHECKING:
     from mcp_django.asgi import Receive, Scope, Send
@@ -36,6 +37,8 @@ class MCPApplication:
     runs_middleware = False
 
     def __init__(self, django: Any) -> None:
+        # Servers are started without manage.py's checks; a misspelt setting is to be noticed all the same.
+        conf.verify()
         self.django = django
         self._routes: dict[tuple[str, str], MCPServer] = {}
         self._last_segments: frozenset[str] | None = None
@@ -82,14 +85,22 @@ class MCPApplication:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                # Warm: the first request need not wait for the URLconf and the SDK to be imported.
-                self._read_urlconf()
-                for _route, server in mcp_routes(get_resolver()):
-                    server.kernel  # noqa: B018 - built at first access
-                await send({"type": "lifespan.startup.complete"})
+                await send(self._start())
             elif message["type"] == "lifespan.shutdown":
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+    def _start(self) -> dict[str, Any]:
+        """Warm up, so that the first request need not wait for the URLconf and the SDK; and fail early."""
+        try:
+            self._read_urlconf()
+            for _route, server in mcp_routes(get_resolver()):
+                server.kernel  # noqa: B018 - built at first access
+            session_store()
+        except Exception as error:
+            logger.exception("MCP servers cannot be started")
+            return {"type": "lifespan.startup.failed", "message": str(error)}
+        return {"type": "lifespan.startup.complete"}
 
     def _forget(self, *, setting: str, **kwargs: Any) -> None:
         if setting == "ROOT_URLCONF":

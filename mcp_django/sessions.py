@@ -1,7 +1,6 @@
-"""Live sessions: opened, found again, restored, ended.
+"""Sessions: opened, found again, restored, ended.
 
-The store is the truth and memory a cache: a live session is an entry that may be dropped at any moment, since the
-next request restores it. Every request is checked against the store; what is in memory only saves the handshake.
+The store is the truth: every request is checked against it, and what is in memory only saves the handshake.
 """
 
 from __future__ import annotations
@@ -11,11 +10,9 @@ import json
 import logging
 import secrets
 import threading
-from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from django.dispatch import Signal
@@ -29,10 +26,10 @@ from mcp_django.auth import Principal
 from mcp_django.calls import Call
 from mcp_django.conf import mcp_settings
 from mcp_django.exceptions import SessionNotFound, StoreUnavailable
-from mcp_django.handlers import Handler, RestoreMarker, RestoreReason
+from mcp_django.handlers import RestoreMarker, RestoreReason
+from mcp_django.live import LiveSession, LiveSessions
 from mcp_django.models import digest_of
 from mcp_django.processes import this_process
-from mcp_django.state import State
 from mcp_django.store import SessionHead, SessionRecord, SessionStore, session_store
 
 if TYPE_CHECKING:
@@ -40,134 +37,6 @@ if TYPE_CHECKING:
     from mcp_django.kernel import Kernel
 
 logger = logging.getLogger("mcp_django.sessions")
-
-
-class LiveSession:
-    """A session as this process holds it: what a call needs, ready to use."""
-
-    __slots__ = (
-        "_store",
-        "calls",
-        "client_params",
-        "digest",
-        "epoch",
-        "handlers",
-        "initialized",
-        "log_level",
-        "marker",
-        "principal",
-        "protocol_version",
-        "used",
-    )
-
-    def __init__(self, store: SessionStore, record: SessionRecord, client_params: InitializeRequestParams) -> None:
-        self._store = store
-        self.digest = record.digest
-        self.client_params = client_params
-        self.protocol_version = record.protocol_version
-        self.principal = record.principal
-        self.handlers: dict[type[Handler], Handler] = {}
-        self.marker: RestoreMarker | None = None
-        self.calls: set[Call] = set()
-        self.used = monotonic()
-        self.refresh(record)
-
-    def refresh(self, record: SessionRecord) -> None:
-        """Take over what other processes may have changed."""
-        self.epoch = record.epoch
-        self.initialized = record.initialized_at is not None
-        self.log_level = record.log_level
-
-    @property
-    def state(self) -> State:
-        """The session's durable state."""
-        return State(self._store, self.digest)
-
-    async def mark_initialized(self) -> None:
-        """``notifications/initialized`` has come.
-
-        Raises:
-            SessionNotFound: the session has ended.
-        """
-        if not await self._store.mark_initialized(self.digest, timezone.now()):
-            raise SessionNotFound
-        self.initialized = True
-
-    async def set_log_level(self, level: str) -> None:
-        """The client chose the least level of log messages that it wants.
-
-        Raises:
-            SessionNotFound: the session has ended.
-        """
-        if not await self._store.set_log_level(self.digest, level):
-            raise SessionNotFound
-        self.log_level = level
-
-    def cancel(self, request_id: jsonrpc.RequestId | None) -> None:
-        """Cancel the running call with this id, if it runs in this process."""
-        for call in list(self.calls):
-            if jsonrpc.same_id(call.id, request_id):
-                call.cancel()
-
-
-class LiveSessions:
-    """The bounded cache of live sessions of this process, least recently used first. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._sessions: OrderedDict[str, LiveSession] = OrderedDict()
-        self._restores: OrderedDict[str, int] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._sessions)
-
-    def get(self, digest: str) -> LiveSession | None:
-        """The live session, moved to the fresh end."""
-        with self._lock:
-            session = self._sessions.get(digest)
-            if session is not None:
-                self._sessions.move_to_end(digest)
-                session.used = monotonic()
-            return session
-
-    def add(self, session: LiveSession) -> None:
-        """Make a session visible to requests, and drop what is idle or too much."""
-        with self._lock:
-            self._sessions[session.digest] = session
-            self._evict()
-
-    def drop(self, digest: str) -> LiveSession | None:
-        """Forget a session."""
-        with self._lock:
-            return self._sessions.pop(digest, None)
-
-    def clear(self) -> None:
-        """Forget all sessions, as a restart does."""
-        with self._lock:
-            self._sessions.clear()
-
-    def restores(self, digest: str) -> int:
-        """How often this process has restored the session; remembered for the most recent ones."""
-        return self._restores.get(digest, 0)
-
-    def count_restore(self, digest: str) -> None:
-        """Note one more restore."""
-        with self._lock:
-            self._restores[digest] = self._restores.pop(digest, 0) + 1
-            while len(self._restores) > 2 * mcp_settings.LIVE_SESSIONS:
-                self._restores.popitem(last=False)
-
-    def _evict(self) -> None:
-        idle_since = monotonic() - mcp_settings.LIVE_IDLE.total_seconds()
-        for _ in range(len(self._sessions)):
-            digest, session = next(iter(self._sessions.items()))
-            if len(self._sessions) <= mcp_settings.LIVE_SESSIONS and session.used >= idle_since:
-                return
-            if session.calls:
-                # A session at work is not evicted: its calls hold on to the instance.
-                self._sessions.move_to_end(digest)
-            else:
-                del self._sessions[digest]
 
 
 @dataclass(slots=True)
@@ -178,6 +47,11 @@ class Visit:
     session_id: str
     principal: Principal
     http: Request
+
+    @property
+    def server(self) -> str:
+        """The name under which the server's sessions are stored."""
+        return self.kernel.owner.name
 
     def call(self, session: LiveSession, id: jsonrpc.RequestId | None = None) -> Call:
         """A call of this visit in ``session``."""
@@ -251,7 +125,7 @@ class Sessions:
             self.live.drop(digest)
             raise SessionNotFound
         # Compared here and not in the query: some collations take "Bob" for "bob ".
-        if head.server != visit.kernel.name or head.principal != visit.principal.key:
+        if head.server != visit.server or head.principal != visit.principal.key:
             raise SessionNotFound
         expires_at = now + mcp_settings.SESSION_TTL
         if expires_at - head.expires_at >= mcp_settings.TOUCH_RESOLUTION:
@@ -372,7 +246,7 @@ def new_record(visit: Visit, params: dict[str, Any], client_params: InitializeRe
     user = visit.principal.user
     return SessionRecord(
         digest=digest_of(visit.session_id),
-        server=visit.kernel.name,
+        server=visit.server,
         principal=visit.principal.key,
         owner_id=user.pk if user is not None else None,
         initialize_params_json=jsonrpc.canonical(params),

@@ -38,7 +38,10 @@ def view_of(server: MCPServer) -> View:
             response = await respond(server, adapted(request))
         except http.HTTPRefusal as refusal:
             response = refusal.response
-        return HttpResponse(response.body, status=response.status, headers=dict(response.headers), content_type="")
+        answer = HttpResponse(response.body, status=response.status, headers=dict(response.headers))
+        if not response.body:
+            del answer["Content-Type"]
+        return answer
 
     # ATOMIC_REQUESTS would refuse an async view.
     view = cast(View, non_atomic_requests(mcp_endpoint))

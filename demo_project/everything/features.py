@@ -1,0 +1,97 @@
+"""What benchmarks and acceptance tests call. Names, arguments and results are a contract."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Annotated, Literal
+
+from django.contrib.auth import get_user_model
+from pydantic import BaseModel, Field
+
+from demo_project.everything.server import everything
+from mcp_django import Context
+
+
+class SessionInfo(BaseModel):
+    session_id: str
+    pid: int
+    restored: bool = Field(description="Whether this process restored the session")
+    restore_count: int = Field(description="How often this process restored it")
+    protocol_version: str
+    client_name: str
+    user: str | None = Field(description="The user's name, null for anonymous callers")
+
+
+class Count(BaseModel):
+    value: int
+
+
+class Steps(BaseModel):
+    steps: int
+
+
+class Rows(BaseModel):
+    rows: int
+
+
+class Name(BaseModel):
+    name: str = Field(min_length=1, max_length=100, description="Your name")
+
+
+class NameAnswer(BaseModel):
+    action: Literal["accept", "decline", "cancel"]
+    name: str | None = Field(description="Null unless accepted")
+
+
+@everything.tool()
+async def add(a: int, b: int) -> int:
+    """Add two numbers, and do nothing else."""
+    return a + b
+
+
+@everything.tool()
+async def session_info(ctx: Context) -> SessionInfo:
+    """Who and where: the session, the process that answers, the client and the user."""
+    marker = ctx.restored
+    return SessionInfo(
+        session_id=ctx.session_id,
+        pid=os.getpid(),
+        restored=marker is not None,
+        restore_count=marker.process_restore_count if marker else 0,
+        protocol_version=ctx.protocol_version or "",
+        client_name=ctx.client_info.name,
+        user=ctx.user.get_username() or None,
+    )
+
+
+@everything.tool()
+async def count(ctx: Context) -> Count:
+    """Count the calls of this tool in this session, whichever process they reach."""
+    return Count(value=await ctx.state.aincrement("count"))
+
+
+@everything.tool()
+async def slow_progress(
+    steps: Annotated[int, Field(ge=1, le=100_000)],
+    seconds: Annotated[float, Field(ge=0, le=3_600)],
+    ctx: Context,
+) -> Steps:
+    """Take that many seconds, and report progress after each of the evenly spaced steps."""
+    for step in range(1, steps + 1):
+        await asyncio.sleep(seconds / steps)
+        await ctx.report_progress(step, steps)
+    return Steps(steps=steps)
+
+
+@everything.tool()
+async def ask_name(ctx: Context) -> NameAnswer:
+    """Ask the user for their name."""
+    answer = await ctx.elicit("What is your name?", Name)
+    return NameAnswer(action=answer.action, name=answer.data.name if answer.action == "accept" else None)
+
+
+@everything.tool()
+def orm_roundtrip() -> Rows:
+    """Do one ORM query in a sync function."""
+    return Rows(rows=get_user_model().objects.count())

@@ -1,0 +1,282 @@
+"""The library's MCP server: the project's default one, at /mcp."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from asgiref.sync import sync_to_async
+from django.utils import timezone
+from mcp.server.mcpserver import UserMessage
+from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INVALID_PARAMS,
+    CompletionArgument,
+    CompletionContext,
+    EmbeddedResource,
+    PromptReference,
+    ResourceTemplateReference,
+    TextResourceContents,
+    ToolAnnotations,
+)
+from pydantic import Field
+
+from demo_project.library import catalogue, fill
+from demo_project.library.models import Book, LoanRefused, Member
+from demo_project.library.results import (
+    BookView,
+    ImportView,
+    Loans,
+    LoanView,
+    ReturnView,
+    SearchResult,
+    ShelfView,
+)
+from mcp_django import Context, Handler, RestoreMarker, mcp, tool
+
+mcp.server_name = "library"
+mcp.title = "A small public library"
+mcp.instructions = (
+    "Find books with search_books, then borrow and return them by ISBN. Borrowing needs a library card, named once "
+    "for the session. The reading list (put_on_shelf) needs none."
+)
+
+READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
+CHANGES = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
+
+IMPORT_BATCH = 250
+
+Isbn = Annotated[str, Field(description="ISBN-13 as search_books gives it, with or without hyphens")]
+Card = Annotated[str | None, Field(description="Library card, such as LIB-0001. Needed once, the session remembers it")]
+
+
+async def book_of(isbn: str) -> Book:
+    """The book to work with; the error tells the model how to find a right one."""
+    book = await Book.objects.with_available().filter(isbn=isbn.replace("-", "").strip()).afirst()
+    if book is None:
+        raise ToolError(f"No book here has the ISBN {isbn!r}. search_books finds books by words of title or author.")
+    return book
+
+
+async def member_of(ctx: Context, card: str | None) -> Member:
+    """The member whose card was named now, or before in this session, or who is logged in."""
+    if card:
+        member = await Member.objects.filter(card=card.strip().upper()).afirst()
+        if member is None:
+            raise ToolError(f"There is no card {card!r}. Cards run from {fill.card(1)} to {fill.card(fill.MEMBERS)}.")
+        await ctx.state.aset("card", member.card)
+        return member
+    if remembered := await ctx.state.aget("card"):
+        member = await Member.objects.filter(card=remembered).afirst()
+    elif ctx.user.is_authenticated:
+        member = await Member.objects.filter(user_id=ctx.user.pk).afirst()
+    else:
+        member = None
+    if member is None:
+        raise ToolError(
+            f"Whose library card is it? Ask the reader, then call again with card='{fill.card(1)}' or theirs."
+        )
+    return member
+
+
+@mcp.tool(title="Search the catalogue", annotations=READS)
+def search_books(
+    query: Annotated[
+        str, Field(min_length=1, max_length=200, description="Words of title, author, subject; or an ISBN")
+    ],
+    available_only: bool = False,
+    limit: Annotated[int, Field(ge=1, le=50)] = 10,
+) -> SearchResult:
+    """Find books that have every word of the query in their title, author, subject or ISBN."""
+    matching = Book.objects.matching(query)
+    found = matching.in_the_house() if available_only else matching.with_available()
+    total = found.count()
+    if total == 0:
+        advice = f"Nothing matches every word. Try fewer words, or a subject: {', '.join(catalogue.SUBJECTS)}."
+    elif total > limit:
+        advice = f"{total - limit} more match. Add words, or raise limit (50 at most)."
+    else:
+        advice = ""
+    return SearchResult(total=total, books=[BookView.of(book) for book in found[:limit]], advice=advice)
+
+
+@mcp.tool(title="Borrow a book", annotations=CHANGES)
+async def borrow(isbn: Isbn, ctx: Context, card: Card = None) -> LoanView:
+    """Borrow one copy for three weeks. A card has at most five books out."""
+    member = await member_of(ctx, card)
+    book = await book_of(isbn)
+    try:
+        loan = await sync_to_async(member.borrow)(book)
+    except LoanRefused as refused:
+        raise ToolError(str(refused)) from None
+    return LoanView.of(loan)
+
+
+@mcp.tool(title="Return a book", annotations=CHANGES)
+async def return_book(isbn: Isbn, ctx: Context, card: Card = None) -> ReturnView:
+    """Return a borrowed copy."""
+    member = await member_of(ctx, card)
+    book = await book_of(isbn)
+    loan = await member.loans.open().filter(book=book).afirst()
+    if loan is None or not await sync_to_async(loan.give_back)():
+        raise ToolError(f"{member.card} does not have {book.title!r}. my_loans lists what can be returned.")
+    late = timezone.localdate() - loan.due
+    return ReturnView(isbn=book.isbn, title=book.title, days_late=max(late.days, 0))
+
+
+@mcp.tool(title="My loans", annotations=READS)
+async def my_loans(ctx: Context, card: Card = None) -> Loans:
+    """The books that a card has out, the one due next first."""
+    member = await member_of(ctx, card)
+    loans = member.loans.open().select_related("book", "member").order_by("due")
+    return Loans(card=member.card, loans=[LoanView.of(loan) async for loan in loans])
+
+
+@mcp.tool(title="Import the union catalogue", annotations=CHANGES)
+async def import_catalogue(ctx: Context, rows: Annotated[int, Field(ge=1, le=50_000)] = 5_000) -> ImportView:
+    """Import that many books of the union catalogue. Takes a while; safe to repeat."""
+    imported = 0
+    for start in range(0, rows, IMPORT_BATCH):
+        end = min(start + IMPORT_BATCH, rows)
+        imported += await sync_to_async(Book.objects.add_missing)(catalogue.books(range(start, end)))
+        await ctx.report_progress(end, rows, f"{end} of {rows} books, {imported} of them new")
+    return ImportView(imported=imported, already_there=rows - imported, total=await Book.objects.acount())
+
+
+@mcp.register
+class Shelf(Handler):
+    """A reading list for each session.
+
+    The list is in the session's durable state. The greeting is an attribute of this instance, so it goes when
+    the session moves on.
+    """
+
+    greeting = ""
+
+    REASONS = {
+        "restart": "the server was restarted",
+        "other_process": "another server process has taken over",
+        "evicted": "the server had put this session aside",
+    }
+
+    async def on_restore(self, marker: RestoreMarker) -> None:
+        kept = len(await self.session.state.aget("shelf", []))
+        self.greeting = f"Welcome back: {self.REASONS[marker.reason]}, your reading list ({kept}) is still here."
+
+    @tool(title="Put a book on my reading list", annotations=CHANGES)
+    async def put_on_shelf(self, ctx: Context, isbn: Isbn) -> ShelfView:
+        """Put a book on this session's reading list."""
+        book = await book_of(isbn)
+
+        def put(state: dict[str, list[str]]) -> None:
+            shelf = state.setdefault("shelf", [])
+            if book.isbn not in shelf:
+                shelf.append(book.isbn)
+
+        await ctx.state.amodify(put)
+        return await self.view(ctx)
+
+    @tool(title="Take a book off my reading list", annotations=CHANGES)
+    async def take_off_shelf(self, ctx: Context, isbn: Isbn) -> ShelfView:
+        """Take a book off this session's reading list."""
+        book = await book_of(isbn)
+
+        def take(state: dict[str, list[str]]) -> bool:
+            shelf = state.get("shelf", [])
+            if found := book.isbn in shelf:
+                shelf.remove(book.isbn)
+            return found
+
+        if not await ctx.state.amodify(take):
+            raise ToolError(f"{book.title!r} is not on the reading list. my_shelf shows what is.")
+        return await self.view(ctx)
+
+    @tool(title="My reading list", annotations=READS)
+    async def my_shelf(self, ctx: Context) -> ShelfView:
+        """This session's reading list."""
+        return await self.view(ctx)
+
+    async def view(self, ctx: Context) -> ShelfView:
+        isbns = await ctx.state.aget("shelf", [])
+        titles = {book.isbn: book.title async for book in Book.objects.filter(isbn__in=isbns)}
+        greeting, self.greeting = self.greeting, ""
+        # A book that left the catalogue since then is left out.
+        return ShelfView(books=[f"{titles[isbn]} ({isbn})" for isbn in isbns if isbn in titles], greeting=greeting)
+
+
+@mcp.resource("lib://catalogue", title="The catalogue", mime_type="application/json")
+def catalogue_summary() -> dict[str, object]:
+    """How many books there are on which subject, and how to read on."""
+    subjects = Book.objects.by_subject()
+    return {
+        "books": sum(subjects.values()),
+        "subjects": subjects,
+        "book": "lib://books/{isbn}",
+        "author": "lib://authors/{author}",
+    }
+
+
+@mcp.resource("lib://books/{isbn}", title="A book", mime_type="application/json")
+async def book_resource(isbn: str) -> BookView:
+    """One book, and how many copies can be borrowed now."""
+    try:
+        return BookView.of(await book_of(isbn))
+    except ToolError as error:
+        raise ResourceNotFoundError(str(error)) from None
+
+
+@mcp.resource("lib://authors/{author}", title="An author's books", mime_type="application/json")
+def author_resource(author: str) -> list[BookView]:
+    """All books of one author, by the name as the catalogue writes it."""
+    books = [BookView.of(book) for book in Book.objects.filter(author=author).with_available()]
+    if not books:
+        raise ResourceNotFoundError(f"No author {author!r} here. Names look like 'A. Alder'; completion knows them.")
+    return books
+
+
+@mcp.prompt(title="Report on a book")
+async def book_report(isbn: str) -> list[UserMessage]:
+    """Ask for a short report on one book of the catalogue."""
+    try:
+        view = BookView.of(await book_of(isbn))
+    except ToolError as error:
+        raise MCPError(code=INVALID_PARAMS, message=str(error)) from None
+    return [
+        UserMessage(
+            EmbeddedResource(
+                type="resource",
+                resource=TextResourceContents(uri=view.uri, mime_type="application/json", text=view.model_dump_json()),
+            )
+        ),
+        UserMessage(f"Write a short report on {view.title!r}: whom it may interest, and what to read beside it."),
+    ]
+
+
+@mcp.prompt(title="Recommend something like it")
+def recommend(author: str, title: str) -> str:
+    """Ask for books like one that the reader liked."""
+    return (
+        f"I liked {title!r} by {author}. Look with search_books for three books to borrow now, on the "
+        "same subject or in a like mood. Say why in one sentence each, and offer to put them on my shelf."
+    )
+
+
+@mcp.completion()
+def complete(
+    ref: PromptReference | ResourceTemplateReference,
+    argument: CompletionArgument,
+    context: CompletionContext | None,
+) -> list[str] | None:
+    """Values for the arguments of the prompts and templates above."""
+    given = (context and context.arguments) or {}
+    books = Book.objects.filter(author=given["author"]) if "author" in given else Book.objects.all()
+    match argument.name:
+        case "author":
+            authors = Book.objects.filter(author__icontains=argument.value).order_by("author")
+            return list(authors.values_list("author", flat=True).distinct()[:100])
+        case "title":
+            titles = books.filter(title__icontains=argument.value).order_by("title")
+            return list(titles.values_list("title", flat=True).distinct()[:100])
+        case "isbn":
+            return list(books.matching(argument.value).order_by("isbn").values_list("isbn", flat=True)[:100])
+    return None

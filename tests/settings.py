@@ -1,0 +1,17 @@
+"""The demo project's settings, as the tests need them."""
+
+from __future__ import annotations
+
+import os
+
+from demo_project.settings import *
+from demo_project.settings import BASE_DIR, DATABASES
+
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    # A file, because the in-memory database locks as soon as a second thread reads; one per process, so that
+    # two test runs in one checkout do not remove each other's.
+    cache = BASE_DIR / ".cache"
+    cache.mkdir(exist_ok=True)
+    DATABASES["default"]["TEST"] = {"NAME": cache / f"test-{os.getpid()}.sqlite3"}
