@@ -9,6 +9,7 @@ import typing
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from mcp.server.mcpserver import Resolve
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.utilities.context_injection import find_context_parameter
 
@@ -20,6 +21,31 @@ from mcp_django.handlers import Registration
 
 current_context: contextvars.ContextVar[Context] = contextvars.ContextVar("mcp_django_context")
 """The context of the running handler, for those that the SDK gives none: static resources and completions."""
+
+
+def check_parameters(registration: Registration) -> None:
+    """Find what the SDK would notice at the first call only.
+
+    Raises:
+        TypeError: the function cannot be called as it will be.
+    """
+    signature = inspect.signature(registration.fn)
+    parameters = list(signature.parameters.values())
+    if registration.handler is not None:
+        if not parameters or parameters[0].kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
+            raise TypeError("a method needs self as its first parameter")
+        parameters = parameters[1:]
+    if registration.kind == "completion":
+        name = find_context_parameter(registration.fn)
+        others = [parameter for parameter in parameters if parameter.name != name]
+        try:
+            signature.replace(parameters=others).bind("ref", "argument", "context")
+        except TypeError:
+            raise TypeError(
+                "a completion takes (ref, argument, context), and a Context parameter if it likes"
+            ) from None
+    elif any(parameter.kind is inspect.Parameter.POSITIONAL_ONLY for parameter in parameters):
+        raise TypeError("arguments are passed by name, and it has positional-only parameters")
 
 
 def prepared(registration: Registration) -> Callable[..., Awaitable[Any]]:
@@ -37,19 +63,54 @@ def prepared(registration: Registration) -> Callable[..., Awaitable[Any]]:
         except (HandlerError, SessionNotFound, StoreUnavailable) as error:
             raise ToolError(explained(error)) from error
 
-    if handler_class is not None:
-        leave_out_self(handle, registration.fn)
+    describe(handle, registration.fn, without_first=handler_class is not None)
     return handle
 
 
-def leave_out_self(handle: Any, method: Callable[..., Any]) -> None:
-    """Give ``handle`` the signature of ``method`` without its first parameter, annotations resolved."""
-    signature = inspect.signature(method, eval_str=True)
-    first, *others = signature.parameters.values()
-    handle.__signature__ = signature.replace(parameters=others)
+def describe(handle: Any, fn: Callable[..., Any], *, without_first: bool = False) -> None:
+    """Give ``handle`` the signature of ``fn``, annotations resolved and resolvers pooled, perhaps without ``self``."""
+    hints = pooled_hints(fn)
+    parameters = list(inspect.signature(fn).parameters.values())[1 if without_first else 0 :]
     handle.__annotations__ = {
-        name: hint for name, hint in typing.get_type_hints(method, include_extras=True).items() if name != first.name
+        parameter.name: hints[parameter.name] for parameter in parameters if parameter.name in hints
     }
+    returned = inspect.Signature.empty
+    if "return" in hints:
+        returned = handle.__annotations__["return"] = hints["return"]
+    handle.__signature__ = inspect.Signature(
+        [parameter.replace(annotation=hints.get(parameter.name, parameter.empty)) for parameter in parameters],
+        return_annotation=returned,
+    )
+
+
+def pooled_hints(fn: Callable[..., Any]) -> dict[str, Any]:
+    """The type hints of ``fn``, with every ``Resolve`` in them made to run in our threads.
+
+    The SDK runs sync resolvers in threads of its own, in which Django would never close connections.
+    """
+    return {name: pooled_hint(hint) for name, hint in typing.get_type_hints(fn, include_extras=True).items()}
+
+
+def pooled_hint(hint: Any) -> Any:
+    """``hint`` as it is, but for a ``Resolve`` marker in an ``Annotated``."""
+    if typing.get_origin(hint) is not typing.Annotated:
+        return hint
+    kind, *extras = typing.get_args(hint)
+    pooled = [Resolve(pooled_resolver(extra.fn)) if isinstance(extra, Resolve) else extra for extra in extras]
+    return typing.Annotated[(kind, *pooled)]
+
+
+@functools.cache
+def pooled_resolver(fn: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    """A resolver as an async function; one for each, since the SDK tells resolvers apart by identity."""
+    run = threads.asynchronous(fn)
+
+    @functools.wraps(fn)
+    async def resolve(*args: Any, **kwargs: Any) -> Any:
+        return await run(*args, **kwargs)
+
+    describe(resolve, fn)
+    return resolve
 
 
 def without_context(fn: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import anyio
-from django.urls import set_script_prefix
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.shared.message import ServerMessageMetadata
@@ -71,8 +70,6 @@ class Call:
 
     async def _run(self, make: Callable[[], Coroutine[Any, Any, dict[str, Any]]]) -> dict[str, Any]:
         current_call.set(self)
-        if self.http.script_prefix != "/":
-            set_script_prefix(self.http.script_prefix)
         self.session.calls.add(self)
         try:
             slots = _slots()

@@ -14,6 +14,7 @@ from django.urls import LocalePrefixPattern, URLResolver, get_resolver
 from django.utils.module_loading import import_string
 
 from mcp_django import conf
+from mcp_django.auth import default_authenticators
 from mcp_django.models import Session
 from mcp_django.routes import mcp_routes
 from mcp_django.server import servers
@@ -64,7 +65,7 @@ def settings_are_known_and_right(app_configs: AppConfigs, **kwargs: Any) -> Iter
 
 @register()
 def servers_can_be_built(app_configs: AppConfigs, **kwargs: Any) -> Iterator[CheckMessage]:
-    """E003, E004: registrations that make no schema, a session store that cannot be had."""
+    """E003, E004: registrations that make no schema; a session store or authenticator that cannot be had."""
     for server in servers():
         try:
             server.kernel  # noqa: B018 - built at first access
@@ -77,7 +78,8 @@ def servers_can_be_built(app_configs: AppConfigs, **kwargs: Any) -> Iterator[Che
             )
     try:
         session_store()
-    except ImproperlyConfigured as error:
+        default_authenticators()
+    except (ImproperlyConfigured, ImportError) as error:
         yield Error(str(error), id="mcp_django.E004")
 
 

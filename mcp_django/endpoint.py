@@ -32,6 +32,8 @@ async def respond(server: MCPServer, request: Request) -> Response:
     try:
         http.check_header_size(request)
         origin = http.check_host_and_origin(request)
+        if request.fault is not None:
+            raise request.fault
         response = await _respond(server, request)
     except HTTPRefusal as error:
         response = error.response

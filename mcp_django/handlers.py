@@ -136,10 +136,25 @@ def registrations_of(handler: type[Handler]) -> Iterator[Registration]:
     for klass in reversed(handler.__mro__):
         found.update({name: value for name, value in vars(klass).items() if name in found or hasattr(value, MARK)})
     marked = [fn for fn in found.values() if hasattr(fn, MARK)]
+    for name in dir(handler):
+        value = inspect.getattr_static(handler, name)
+        inner = getattr(value, "__func__", None) or getattr(value, "fget", None)
+        if hasattr(inner, MARK):
+            raise ImproperlyConfigured(
+                f"{handler.__qualname__}.{name} is marked below {type(value).__name__}; only plain methods can be "
+                "tools, resources or prompts."
+            )
     if not marked:
         raise ImproperlyConfigured(
             f"{handler.__qualname__} has no method marked with @tool(), @resource() or @prompt()."
         )
+    try:
+        inspect.signature(handler).bind()
+    except TypeError as error:
+        raise ImproperlyConfigured(
+            f"{handler.__module__}.{handler.__qualname__} must be callable without arguments, one instance is made "
+            f"per live session: {error}."
+        ) from None
     for fn in marked:
         for kind, options in getattr(fn, MARK):
             yield Registration(kind, fn, options, handler)

@@ -39,10 +39,11 @@ class Request:
 
     ``repeated`` holds the names that came more than once: Django joins such headers, and a joined session id or
     version must not pass for one. ``django`` makes Django's request object, which most requests never need.
-    ``script_prefix`` is where the project is mounted, for ``reverse()`` in handlers.
+    ``fault`` is a refusal that the entry came upon while it read the request; it is raised once it is known whether
+    a browser may read the answer.
     """
 
-    __slots__ = ("_django", "_made", "body", "header_bytes", "headers", "method", "repeated", "script_prefix")
+    __slots__ = ("_django", "_made", "body", "fault", "header_bytes", "headers", "method", "repeated")
 
     def __init__(
         self,
@@ -50,21 +51,21 @@ class Request:
         raw_headers: Iterable[tuple[bytes, bytes]],
         body: bytes,
         django: Callable[[], HttpRequest],
-        script_prefix: str = "/",
     ) -> None:
-        self.script_prefix = script_prefix
         self.method = method
         self.body = body
+        self.fault: HTTPRefusal | None = None
         self.headers: dict[str, str] = {}
         self.repeated: set[str] | None = None
         self.header_bytes = 0
         for raw_name, raw_value in raw_headers:
             self.header_bytes += len(raw_name) + len(raw_value)
-            name = raw_name.decode("latin-1").lower()
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
             if name in self.headers:
+                # Lists may come in several lines (RFC 9110, 5.3), cookies with another separator (RFC 6265, 5.4).
                 self.repeated = (self.repeated or set()) | {name}
-            else:
-                self.headers[name] = raw_value.decode("latin-1")
+                value = ("; " if name == "cookie" else ", ").join((self.headers[name], value))
+            self.headers[name] = value
         self._django = django
         self._made: HttpRequest | None = None
 
@@ -201,18 +202,22 @@ def is_json(content_type: str) -> bool:
 @lru_cache(maxsize=256)
 def accepts_both(accept: str) -> bool:
     """Whether an Accept header takes JSON and event streams, ranges and ``q=0`` understood (RFC 9110, 12.5.1)."""
-    accepted = set()
+    weights = {}
     for part in accept.split(","):
-        media_range, _, parameters = part.partition(";")
-        if not any(refused(parameter) for parameter in parameters.split(";")):
-            accepted.add(media_range.strip().lower())
-    if "*/*" in accepted:
-        return True
-    json_accepted = accepted & {"application/json", "application/*"}
-    return bool(json_accepted and accepted & {"text/event-stream", "text/*"})
+        media_range, *parameters = part.split(";")
+        weights[media_range.strip().lower()] = not any(is_zero_weight(parameter) for parameter in parameters)
+    return accepts(weights, "application/json") and accepts(weights, "text/event-stream")
 
 
-def refused(parameter: str) -> bool:
+def accepts(weights: dict[str, bool], media_type: str) -> bool:
+    """Whether the most specific range that covers a media type takes it."""
+    for media_range in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
+        if media_range in weights:
+            return weights[media_range]
+    return False
+
+
+def is_zero_weight(parameter: str) -> bool:
     """Whether a parameter of a media range is a weight of zero."""
     name, _, value = parameter.strip().partition("=")
     return name.strip().lower() == "q" and value.strip().rstrip("0") in ("", ".", "0.")
@@ -252,13 +257,15 @@ def host_of(request: Request) -> str:
     host = request.headers.get("host")
     if settings.USE_X_FORWARDED_HOST:
         host = request.headers.get("x-forwarded-host", host)
+    if request.repeated and request.repeated & {"host", "x-forwarded-host"}:
+        host = ""
     if host is None:
         # HTTP/1.0 and Django's test client send none; Django falls back to the server's own name as well.
         host = request.django.META.get("SERVER_NAME")
     allowed = settings.ALLOWED_HOSTS
     if settings.DEBUG and not allowed:
         allowed = [".localhost", "127.0.0.1", "[::1]"]
-    if host is None or (request.repeated and "host" in request.repeated) or not host_allowed(host, tuple(allowed)):
+    if host is None or not host_allowed(host, tuple(allowed)):
         raise refusal(400, jsonrpc.INVALID_REQUEST, "This Host is not allowed. Name it in ALLOWED_HOSTS.")
     return host
 

@@ -116,10 +116,24 @@ def depth(value: Any) -> int:
         item, level = stack.pop()
         if isinstance(item, dict):
             item = list(item.values())
-        if isinstance(item, list):
+        if isinstance(item, (list, tuple)):
             deepest = max(deepest, level + 1)
             stack.extend((child, level + 1) for child in item)
     return deepest
+
+
+def has_string_keys_only(value: Any) -> bool:
+    """Whether all keys in all objects of ``value`` are strings; Python's encoder would make strings of others."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            if not all(isinstance(key, str) for key in item):
+                return False
+            item = list(item.values())
+        if isinstance(item, (list, tuple)):
+            stack.extend(item)
+    return True
 
 
 def has_lone_surrogate(value: Any) -> bool:
@@ -189,7 +203,7 @@ def _request_or_notification(value: dict[str, Any]) -> Request | Notification:
 
 def _answer(value: dict[str, Any]) -> Answer:
     error = value.get("error")
-    if ("result" in value) == ("error" in value) or (error is not None and type(error) is not dict):
+    if ("result" in value) == ("error" in value) or ("error" in value and type(error) is not dict):
         raise InvalidMessage(INVALID_REQUEST, 'Invalid request: an answer has either "result" or an object "error".')
     if value.get("id") is not None and not is_request_id(value["id"]):
         raise InvalidMessage(INVALID_REQUEST, 'Invalid request: "id" must be a string or an integer.')

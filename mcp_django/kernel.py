@@ -14,6 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from django.core.exceptions import ImproperlyConfigured
 from mcp.server._otel import OpenTelemetryMiddleware
 from mcp.server.connection import Connection
 from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, ServerRequestContext
@@ -22,7 +23,6 @@ from mcp.server.lowlevel.server import NotificationOptions
 from mcp.server.mcpserver import MCPServer as SDKServer
 from mcp.server.mcpserver.context import Context as SDKContext
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
-from mcp.server.mcpserver.resolve import find_resolved_parameters
 from mcp.server.runner import ServerRunner
 from mcp.shared.exceptions import MCPError
 from mcp.shared.uri_template import UriTemplate
@@ -41,7 +41,7 @@ from opentelemetry import trace
 from pydantic import AnyUrl, ValidationError
 
 from mcp_django import jsonrpc, threads
-from mcp_django.bindings import current_context, explained, prepared, with_context, without_context
+from mcp_django.bindings import check_parameters, current_context, explained, prepared, with_context, without_context
 from mcp_django.calls import Call, current_call
 from mcp_django.conf import mcp_settings
 from mcp_django.context import Context
@@ -78,7 +78,7 @@ class Kernel(SDKServer[Any]):
         self._handler_classes = list(dict.fromkeys(r.handler for r in registrations if r.handler is not None))
         self._completions: list[Callable[..., Awaitable[Any]]] = []
         for registration in registrations:
-            getattr(self, f"_add_{registration.kind}")(registration)
+            self._add(registration)
         self._lowlevel_server.add_request_handler("logging/setLevel", SetLevelRequestParams, self._set_level)
         if self._completions:
             self._lowlevel_server.add_request_handler("completion/complete", CompleteRequestParams, self._complete)
@@ -88,11 +88,24 @@ class Kernel(SDKServer[Any]):
 
     # Registration
 
+    def _add(self, registration: Registration) -> None:
+        add = {
+            "tool": self._add_tool,
+            "resource": self._add_resource,
+            "prompt": self._add_prompt,
+            "completion": self._add_completion,
+        }[registration.kind]
+        try:
+            check_parameters(registration)
+            add(registration)
+        except Exception as error:
+            raise ImproperlyConfigured(
+                f"{registration.place} cannot be a {registration.kind} of server {self.owner.name!r}: {error}"
+            ) from error
+
     def _add_tool(self, registration: Registration) -> None:
         options = dict(registration.options)
         input_schema = options.pop("input_schema", None)
-        for marker, _wants_union in find_resolved_parameters(registration.fn).values():
-            marker.fn = threads.asynchronous(marker.fn)
         fn = prepared(registration)
         self.add_tool(fn, **options)
         if input_schema is not None:
@@ -278,12 +291,13 @@ async def hook(method: Callable[..., Any], *args: Any) -> None:
 
     Raises:
         MCPError: the hook raised it, to refuse with a text of its own.
+        SessionNotFound, StoreUnavailable: the session ended meanwhile, or its state could not be reached.
         HookFailed: it raised anything else, which is logged.
     """
     try:
         # By way of the function: bound methods are made anew at each access, and wrappers are kept by identity.
         await threads.asynchronous(method.__func__)(method.__self__, *args)  # type: ignore[attr-defined]
-    except MCPError:
+    except (MCPError, SessionNotFound, StoreUnavailable):
         raise
     except Exception as error:
         logger.exception("hook=%s failed", method.__qualname__)

@@ -124,19 +124,28 @@ async def batch(visit: Visit, session: LiveSession, values: list[Any]) -> Respon
             jsonrpc.INVALID_REQUEST,
             f"Invalid request: a batch holds 1 to {mcp_settings.MAX_BATCH} messages (MCP_DJANGO_MAX_BATCH).",
         )
-    messages = [jsonrpc.message(value) for value in values]
-    if any(isinstance(message, jsonrpc.Request) and message.method == "initialize" for message in messages):
+    if any(type(value) is dict and value.get("method") == "initialize" for value in values):
         raise jsonrpc.InvalidMessage(
             jsonrpc.INVALID_REQUEST, "Invalid request: initialize must not be part of a batch."
         )
-    for message in messages:
-        if not isinstance(message, jsonrpc.Request):
-            await taken(visit, session, message)
-    requests = [message for message in messages if isinstance(message, jsonrpc.Request)]
-    if not requests:
+    answers = await asyncio.gather(*(member(visit, session, value) for value in values))
+    wanted = [encoded(answer) for answer in answers if answer is not None]
+    if not wanted:
         return Response(ACCEPTED)
-    answers = await asyncio.gather(*(answered(visit, session, request) for request in requests))
-    return Response(200, b"[" + b",".join(map(encoded, answers)) + b"]", JSON_HEADERS.copy())
+    return Response(200, b"[" + b",".join(wanted) + b"]", JSON_HEADERS.copy())
+
+
+async def member(visit: Visit, session: LiveSession, value: Any) -> dict[str, Any] | None:
+    """Serve one member of a batch: its answer, or None for what gets none. A broken one fails alone (JSON-RPC 2.0,
+    section 6)."""
+    try:
+        message = jsonrpc.message(value)
+    except jsonrpc.InvalidMessage as error:
+        return jsonrpc.error(id_of(value), error.code, str(error))
+    if isinstance(message, jsonrpc.Request):
+        return await answered(visit, session, message)
+    await taken(visit, session, message)
+    return None
 
 
 async def answered(visit: Visit, session: LiveSession, request: jsonrpc.Request) -> dict[str, Any]:

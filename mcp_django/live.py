@@ -73,7 +73,6 @@ class LiveSession:
         """
         if not await self._store.mark_initialized(self.digest, timezone.now()):
             raise SessionNotFound
-        self.initialized = True
 
     async def set_log_level(self, level: str) -> None:
         """The client chose the least level of log messages that it wants.

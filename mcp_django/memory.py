@@ -69,7 +69,13 @@ class MemoryStore:
             return True
 
     async def end(self, digest: str, reason: str, status: str) -> bool:
-        return self._change(digest, status=status)
+        with self._lock:
+            record = self._records.get(digest)
+            if record is None or record.status != "active":
+                return False
+            record.status = status
+            record.epoch += 1
+            return True
 
     async def read_state(self, digest: str) -> tuple[dict[str, Any], int]:
         with self._lock:

@@ -160,9 +160,11 @@ class Session(models.Model):
         """The resource URIs that the client subscribed to."""
         return list(json.loads(self.subscriptions_json))
 
+    def _rows(self) -> Any:
+        return type(self)._default_manager.using(self._state.db).filter(pk=self.pk)
+
     def _change(self, **columns: Any) -> bool:
-        rows = type(self)._default_manager.using(self._state.db).filter(pk=self.pk, status=self.Status.ACTIVE)
-        return rows.update(**columns) == 1
+        return bool(self._rows().active().update(**columns) == 1)
 
     def mark_initialized(self, at: datetime) -> bool:
         """The client sent ``notifications/initialized``. False if the session has ended."""
@@ -183,17 +185,12 @@ class Session(models.Model):
 
     def end(self, reason: str, status: str = "terminated") -> bool:
         """End the session everywhere. False if it had ended before."""
-        rows: Any = type(self)._default_manager.using(self._state.db).filter(pk=self.pk)
-        return bool(rows.end_all(reason, status) == 1)
+        return bool(self._rows().end_all(reason, status) == 1)
 
     def replace_state(self, state_json: str, *, version: int) -> bool:
         """Put a new state in place of the one with this version. False if another came first or it has ended."""
-        rows = (
-            type(self)
-            ._default_manager.using(self._state.db)
-            .filter(pk=self.pk, status=self.Status.ACTIVE, state_version=version)
-        )
-        return rows.update(state_json=state_json, state_version=version + 1) == 1
+        rows = self._rows().active().filter(state_version=version)
+        return bool(rows.update(state_json=state_json, state_version=version + 1) == 1)
 
 
 class Process(models.Model):

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.asgi import get_script_prefix as script_prefix_of
 from django.core.signals import setting_changed
-from django.urls import get_resolver
+from django.urls import get_resolver, set_script_prefix
 
 from mcp_django import conf, http
 from mcp_django.conf import mcp_settings
 from mcp_django.endpoint import respond
-from mcp_django.routes import last_segment, mcp_routes, server_at
+from mcp_django.routes import last_segment, match_of, mcp_routes, server_of
 from mcp_django.server import MCPServer
 from mcp_django.store import session_store
 
@@ -71,14 +71,15 @@ class MCPApplication:
             assert self._last_segments is not None
         if not self._any_segment and last_segment(scope["path"]) not in self._last_segments:
             return None
-        server = server_at(ASGIRequest(scope, BytesIO()).path_info)
+        match = django_request(scope).resolver_match
+        server = server_of(match.func) if match is not None else None
         if server is not None and len(self._routes) < MAX_ROUTES:
             self._routes[key] = server
         return server
 
     def _read_urlconf(self) -> None:
         segments = {last_segment(route) for route, _server in mcp_routes(get_resolver())}
-        self._any_segment = any(set(segment) & set("<([*?+\\") for segment in segments)
+        self._any_segment = any(set(segment) & set("<([*?+|^$\\") for segment in segments)
         self._last_segments = frozenset(segments)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -110,13 +111,10 @@ class MCPApplication:
 
 async def serve(server: MCPServer, scope: Scope, receive: Receive, send: Send) -> None:
     """Read a request, let the endpoint answer it, send the answer."""
-    try:
-        request = await read(scope, receive)
-        if request is None:
-            return
-        response = await respond(server, request)
-    except http.HTTPRefusal as refusal:
-        response = refusal.response
+    request = await read(scope, receive)
+    if request is None:
+        return
+    response = await respond(server, request)
     if response.status >= 400:
         log(response.status, scope)
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
@@ -126,33 +124,36 @@ async def serve(server: MCPServer, scope: Scope, receive: Receive, send: Send) -
 
 
 async def read(scope: Scope, receive: Receive) -> http.Request | None:
-    """The whole request; None if its sender went away before its end.
-
-    Raises:
-        HTTPRefusal: 413, by the declared length or by what came; 400 for a length that is no number.
-    """
-    request = http.Request(
-        scope["method"],
-        scope["headers"],
-        b"",
-        lambda: ASGIRequest(scope, BytesIO(request.body)),
-        script_prefix_of(scope) or "/",
-    )
-    http.check_declared_length(request.headers.get("content-length"))
+    """The whole request; None if its sender went away before its end. A body that is too large is not read on."""
+    if prefix := script_prefix_of(scope):
+        set_script_prefix(prefix)
+    request = http.Request(scope["method"], scope["headers"], b"", lambda: django_request(scope, request.body))
     chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > mcp_settings.MAX_BODY_BYTES:
-            raise http.too_large()
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            request.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            return request
+    try:
+        http.check_declared_length(request.headers.get("content-length"))
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > mcp_settings.MAX_BODY_BYTES:
+                raise http.too_large()
+            more = message.get("more_body", False)
+    except http.HTTPRefusal as refusal:
+        request.fault = refusal
+    else:
+        request.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    return request
+
+
+def django_request(scope: Scope, body: bytes = b"") -> ASGIRequest:
+    """Django's request object. MCP URLs have no query, and one in broken UTF-8 would make Django refuse it here."""
+    query = scope.get("query_string", b"").decode("utf-8", "replace").encode()
+    request = ASGIRequest({**scope, "query_string": query}, BytesIO(body))
+    request.resolver_match = match_of(request.path_info)
+    return request
 
 
 def log(status: int, scope: Scope) -> None:

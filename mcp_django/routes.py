@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from django.urls import Resolver404, URLPattern, URLResolver, resolve
+from django.urls import Resolver404, ResolverMatch, URLPattern, URLResolver, resolve
 
 from mcp_django.server import MCPServer
 
@@ -33,9 +33,9 @@ def server_of(view: Any) -> MCPServer | None:
     return server if isinstance(server, MCPServer) and server.view is view else None
 
 
-def server_at(path_info: str) -> MCPServer | None:
-    """The server at a path, by the URLconf."""
+def match_of(path_info: str) -> ResolverMatch | None:
+    """What the URLconf has at a path."""
     try:
-        return server_of(resolve(path_info).func)
+        return resolve(path_info)
     except Resolver404:
         return None

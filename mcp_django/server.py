@@ -171,12 +171,12 @@ class MCPServer:
         options = {"name": name, "title": title, "description": description, "icons": icons}
         return self._decorator("prompt", name, options)
 
-    def completion(self) -> Callable[[FunctionT], FunctionT]:
+    def completion(self, misused: None = None) -> Callable[[FunctionT], FunctionT]:
         """Register a function ``(ref, argument, context)`` that completes prompt and template arguments.
 
         It returns strings, a ``Completion``, or None to leave the question to the next registered function.
         """
-        return self._decorator("completion", None, {})
+        return self._decorator("completion", misused, {})
 
     def register(self, handler: HandlerT) -> HandlerT:
         """Register a :class:`~mcp_django.Handler` class with its marked methods."""

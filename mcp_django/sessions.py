@@ -202,7 +202,13 @@ class Sessions:
         """
         if session.initialized:
             return
-        await session.mark_initialized()
+        # Before the wait, so that a second one that comes meanwhile is told nothing again.
+        session.initialized = True
+        try:
+            await session.mark_initialized()
+        except BaseException:
+            session.initialized = False
+            raise
         await threads.start(lambda: visit.kernel.initialized(visit.call(session), None))
 
     async def end(self, visit: Visit, reason: str) -> None:

@@ -145,7 +145,7 @@ def state_text(state: Any) -> str:
         StateInvalid: it is not plain JSON with string keys, or nested too deeply.
         StateTooLarge: it is larger than ``MCP_DJANGO_MAX_STATE_BYTES``.
     """
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+    if not isinstance(state, dict) or not jsonrpc.has_string_keys_only(state):
         raise StateInvalid("The session's state takes string keys only.")
     try:
         text = jsonrpc.canonical(state)

@@ -6,6 +6,7 @@ code: reads gather into one ``WHERE id IN (...)``, writes into one commit, in la
 
 from __future__ import annotations
 
+import inspect
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -201,15 +202,17 @@ def session_store() -> SessionStore:
     """
     path = mcp_settings.SESSION_STORE
     try:
-        store = import_string(path)()
+        factory = import_string(path)
     except ImportError as error:
         raise ImproperlyConfigured(
             f"MCP_DJANGO_SESSION_STORE names {path!r}, which cannot be imported: {error}"
         ) from error
-    methods = [name for name in vars(SessionStore) if not name.startswith("_") and callable(vars(SessionStore)[name])]
-    if missing := [name for name in methods if not callable(getattr(store, name, None))]:
+    if not inspect.isclass(factory):
+        raise ImproperlyConfigured(f"MCP_DJANGO_SESSION_STORE names {path!r}, which is no class but {factory!r}.")
+    methods = [name for name, value in vars(SessionStore).items() if not name.startswith("_") and callable(value)]
+    if missing := [name for name in methods if not callable(getattr(factory, name, None))]:
         raise ImproperlyConfigured(f"MCP_DJANGO_SESSION_STORE names {path!r}, which lacks {', '.join(missing)}.")
-    return cast(SessionStore, store)
+    return cast(SessionStore, factory())
 
 
 def _forget(*, setting: str, **kwargs: Any) -> None:

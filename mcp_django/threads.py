@@ -20,6 +20,7 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, syn
 from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
+from django.urls import get_script_prefix, set_script_prefix
 from opentelemetry import context as otel
 
 from mcp_django.conf import mcp_settings
@@ -53,13 +54,13 @@ def pool() -> ThreadPoolExecutor:
 async def run_sync(fn: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
     """Run a sync function in a thread of the pool, in a copy of the caller's context.
 
-    The copy keeps what the function sets (a language, say) from the next call of the same thread.
+    By way of asgiref, since Django's own locals (the language, the script prefix) follow no other way into a thread.
+    The copy keeps what the function sets there from whatever runs next.
     """
     if inline.enabled:
         return await sync_to_async(fn)(*args, **kwargs)
-    context = contextvars.copy_context()
-    call = functools.partial(context.run, _released, fn, *args, **kwargs)
-    return await asyncio.get_running_loop().run_in_executor(pool(), call)
+    run = sync_to_async(_released, thread_sensitive=False, executor=pool(), context=contextvars.copy_context())
+    return await run(fn, *args, **kwargs)
 
 
 def _released(fn: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
@@ -93,11 +94,14 @@ _home: contextvars.ContextVar[asyncio.AbstractEventLoop] = contextvars.ContextVa
 def start(make: Callable[[], Coroutine[Any, Any, ResultT]]) -> asyncio.Task[ResultT]:
     """Start what ``make`` returns in a task of its own: fresh context, own scope for ORM work.
 
-    Nothing of the request leaks into it but the trace that it belongs to, and the request's end does not stop it.
+    Nothing of the request leaks into it but the trace that it belongs to and where the project is mounted, and the
+    request's end does not stop it.
     """
     context = contextvars.copy_context() if inline.enabled else contextvars.Context()
     if trace := otel.get_current():
         context.run(otel.attach, trace)
+    if (prefix := get_script_prefix()) != "/":
+        context.run(set_script_prefix, prefix)
     task = asyncio.get_running_loop().create_task(_isolated(make), context=context)
     # The loop keeps only weak references to tasks.
     _running.add(task)

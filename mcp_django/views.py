@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from django.core.handlers.asgi import ASGIRequest
 from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponse
-from django.urls import URLPattern, get_script_prefix, path
+from django.urls import URLPattern, path
 
 from mcp_django import http
 from mcp_django.conf import mcp_settings
@@ -33,11 +33,9 @@ class View(Protocol):
 def view_of(server: MCPServer) -> View:
     """The async view that serves ``server``."""
 
-    async def mcp_endpoint(request: HttpRequest) -> HttpResponse:
-        try:
-            response = await respond(server, adapted(request))
-        except http.HTTPRefusal as refusal:
-            response = refusal.response
+    async def mcp_endpoint(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        # What the URL captured is in request.resolver_match, for handlers that want it.
+        response = await respond(server, adapted(request))
         answer = HttpResponse(response.body, status=response.status, headers=dict(response.headers))
         if not response.body:
             del answer["Content-Type"]
@@ -60,15 +58,14 @@ def patterns_of(server: MCPServer) -> list[URLPattern]:
 
 
 def adapted(request: HttpRequest) -> http.Request:
-    """Django's request as the endpoint takes it.
-
-    Raises:
-        HTTPRefusal: 413, or 400 for a length that is no number.
-    """
-    http.check_declared_length(request.META.get("CONTENT_LENGTH") or None)
-    return http.Request(
-        request.method or "", raw_headers(request), body_of(request), lambda: request, get_script_prefix()
-    )
+    """Django's request as the endpoint takes it."""
+    adapted = http.Request(request.method or "", raw_headers(request), b"", lambda: request)
+    try:
+        http.check_declared_length(request.META.get("CONTENT_LENGTH") or None)
+        adapted.body = body_of(request)
+    except http.HTTPRefusal as refusal:
+        adapted.fault = refusal
+    return adapted
 
 
 def raw_headers(request: HttpRequest) -> Iterable[tuple[bytes, bytes]]:
