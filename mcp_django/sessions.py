@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ class Visit:
     """One request's way to its session: who asks, on which server, with which id."""
 
     kernel: Kernel
-    session_id: str
+    session_id: str = field(repr=False)
     principal: Principal
     http: Request
 

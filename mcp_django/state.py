@@ -145,12 +145,15 @@ def state_text(state: Any) -> str:
         StateInvalid: it is not plain JSON with string keys, or nested too deeply.
         StateTooLarge: it is larger than ``MCP_DJANGO_MAX_STATE_BYTES``.
     """
-    if not isinstance(state, dict) or not jsonrpc.has_string_keys_only(state):
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise StateInvalid("The session's state takes string keys only.")
     try:
         text = jsonrpc.canonical(state)
     except (TypeError, ValueError, RecursionError) as error:
         raise StateInvalid(f"The session's state takes plain JSON values only: {error}.") from None
+    # After the encoder, which has found out values that contain themselves.
+    if not jsonrpc.has_string_keys_only(state):
+        raise StateInvalid("The session's state takes string keys only, at every level.")
     if len(text) > mcp_settings.MAX_STATE_BYTES:
         raise StateTooLarge(
             f"The session's state would take {len(text)} bytes, {mcp_settings.MAX_STATE_BYTES} are allowed "

@@ -1,0 +1,398 @@
+"""What every session store promises, whatever keeps its sessions.
+
+A store is proven by a subclass of :class:`StoreContract` whose fixture ``store`` makes one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from itertools import chain
+from time import monotonic
+from typing import Any
+
+import pytest
+from django.test import override_settings
+from django.utils import timezone
+
+from mcp_django import jsonrpc
+from mcp_django.exceptions import HandlerError, SessionNotFound, StateInvalid, StateTooLarge
+from mcp_django.models import digest_of
+from mcp_django.processes import this_process
+from mcp_django.store import SessionRecord, SessionStore
+from tests.unit import records
+from tests.unit.waiting import SECONDS, STEP
+
+AGO = timedelta(days=15)
+UNKNOWN = digest_of("nobody has this id")
+
+ODD_PARAMS = [
+    {"clientInfo": {"name": "Ünïcödé 日本語 😀"}},
+    {"clientInfo": {"name": "nul \x00 and \x1f, \u2028 and \ufeff"}},
+    {"clientInfo": {"name": "half of a pair \ud83d"}},
+    {"number": 10**300, "small": 1e-300, "quotes": "\"'\\%s{}", "": None, "deep": [[[[{}]]]]},
+]
+
+
+async def created(store: SessionStore, **changes: Any) -> SessionRecord:
+    """A record that the store has."""
+    record = records.record(**changes)
+    await store.create(record)
+    return record
+
+
+async def loaded(store: SessionStore, digest: str) -> SessionRecord:
+    record = await store.load(digest)
+    assert record is not None
+    return record
+
+
+async def whole(store: SessionStore, digest: str) -> tuple[Any, ...]:
+    """Everything that the store tells about a session."""
+    return await store.head(digest), await store.load(digest)
+
+
+MARKS: dict[str, Callable[[SessionStore, str], Awaitable[bool]]] = {
+    "mark_initialized": lambda store, digest: store.mark_initialized(digest, timezone.now()),
+    "set_log_level": lambda store, digest: store.set_log_level(digest, "debug"),
+    "mark_restored": lambda store, digest: store.mark_restored(digest, uuid.uuid4(), "print"),
+    "replace_state": lambda store, digest: store.replace_state(digest, "{}", 0),
+}
+
+marks = pytest.mark.parametrize("mark", MARKS.values(), ids=MARKS)
+
+
+def add_one(state: dict[str, Any]) -> int:
+    state["n"] = state.get("n", 0) + 1
+    return int(state["n"])
+
+
+@pytest.mark.anyio
+class StoreContract:
+    """The promises. A subclass defines the fixture ``store``."""
+
+    # Create, find, load
+
+    async def test_a_created_session_is_found_as_it_was_made(self, store: SessionStore) -> None:
+        record = await created(store, principal="user:1", tools_fingerprint="print", log_level="info")
+        assert await store.head(record.digest) == record.head
+        assert await store.load(record.digest) == record
+
+    @pytest.mark.parametrize("params", ODD_PARAMS, ids=["unicode", "control", "surrogate", "numbers"])
+    async def test_initialize_params_come_back_as_they_came(self, store: SessionStore, params: dict[str, Any]) -> None:
+        text = jsonrpc.canonical(params)
+        record = await created(store, initialize_params_json=text)
+        assert (await loaded(store, record.digest)).initialize_params_json == text
+
+    async def test_an_unknown_session_is_none_and_nothing_happens_to_it(self, store: SessionStore) -> None:
+        assert await store.head(UNKNOWN) is None
+        assert await store.load(UNKNOWN) is None
+        store.touch(UNKNOWN, timezone.now(), timezone.now())
+        for mark in MARKS.values():
+            assert await mark(store, UNKNOWN) is False
+        assert await store.end(UNKNOWN, "reason", "terminated") is False
+        with pytest.raises(SessionNotFound):
+            await store.read_state(UNKNOWN)
+        with pytest.raises(SessionNotFound):
+            await store.change_state(UNKNOWN, add_one)
+        assert await store.head(UNKNOWN) is None
+
+    async def test_what_is_loaded_is_a_copy(self, store: SessionStore) -> None:
+        record = await created(store)
+        (await loaded(store, record.digest)).principal = "somebody else"
+        record.server = "another"
+        again = await loaded(store, record.digest)
+        assert (again.principal, again.server) == ("", "default")
+
+    async def test_many_sessions_asked_for_at_once_are_not_mixed_up(self, store: SessionStore) -> None:
+        made = await asyncio.gather(*(created(store, client_name=f"client {n}") for n in range(50)))
+        found = await asyncio.gather(*(store.load(record.digest) for record in made))
+        assert [record and record.client_name for record in found] == [f"client {n}" for n in range(50)]
+        heads = await asyncio.gather(*(store.head(record.digest) for record in [*made, *made]))
+        assert heads == [record.head for record in [*made, *made]]
+
+    # Touch
+
+    async def touched(self, store: SessionStore, digest: str, seen_at: Any, expires_at: Any) -> None:
+        """Touch, and wait until it has been done: the store answers in order."""
+        store.touch(digest, seen_at, expires_at)
+        await store.mark_restored(digest, this_process(), "")
+
+    async def test_a_touch_moves_last_use_and_expiry(self, store: SessionStore) -> None:
+        record = await created(store)
+        seen, expires = record.last_seen_at + timedelta(hours=1), record.expires_at + timedelta(hours=1)
+        store.touch(record.digest, seen, expires)
+        end = monotonic() + SECONDS
+        while (after := await loaded(store, record.digest)).last_seen_at != seen:
+            assert monotonic() < end, "the touch was not done"
+            await asyncio.sleep(STEP)
+        assert after == replace(record, last_seen_at=seen, expires_at=expires)
+
+    async def test_a_touch_never_moves_back(self, store: SessionStore) -> None:
+        record = await created(store)
+        late, later = record.last_seen_at + timedelta(hours=1), record.expires_at + timedelta(hours=1)
+        await self.touched(store, record.digest, late, later)
+        for seconds in (0, 60):
+            await self.touched(store, record.digest, late - timedelta(seconds=seconds), record.expires_at)
+        after = await loaded(store, record.digest)
+        assert (after.last_seen_at, after.expires_at) == (late, later)
+
+    async def test_a_touch_leaves_other_sessions_alone(self, store: SessionStore) -> None:
+        record, other = await created(store), await created(store)
+        await self.touched(store, record.digest, timezone.now(), timezone.now() + AGO)
+        assert await store.head(other.digest) == other.head
+
+    # Marks
+
+    async def test_initialized_is_kept_and_raises_the_epoch(self, store: SessionStore) -> None:
+        record = await created(store)
+        at = timezone.now()
+        assert await store.mark_initialized(record.digest, at) is True
+        after = await loaded(store, record.digest)
+        assert (after.initialized_at, after.epoch) == (at, record.epoch + 1)
+
+    async def test_the_log_level_is_kept_and_raises_the_epoch(self, store: SessionStore) -> None:
+        record = await created(store)
+        assert await store.set_log_level(record.digest, "warning") is True
+        after = await loaded(store, record.digest)
+        assert (after.log_level, after.epoch) == ("warning", record.epoch + 1)
+
+    async def test_restores_are_counted_and_leave_the_epoch(self, store: SessionStore) -> None:
+        record = await created(store)
+        process = uuid.uuid4()
+        assert await store.mark_restored(record.digest, uuid.uuid4(), "old") is True
+        assert await store.mark_restored(record.digest, process, "new") is True
+        after = await loaded(store, record.digest)
+        assert (after.restore_count, after.last_process, after.tools_fingerprint) == (2, process, "new")
+        assert after.epoch == record.epoch
+
+    # End
+
+    @pytest.mark.parametrize("status", ["terminated", "expired"])
+    async def test_an_ended_session_is_still_known_and_no_longer_live(self, store: SessionStore, status: str) -> None:
+        record = await created(store)
+        assert await store.end(record.digest, "by the test", status) is True
+        head = await store.head(record.digest)
+        assert head is not None
+        assert head.status == status
+        assert not head.is_live(timezone.now())
+        assert head.epoch > record.epoch
+
+    async def test_a_session_ends_once(self, store: SessionStore) -> None:
+        record = await created(store)
+        ends = await asyncio.gather(*(store.end(record.digest, "by the test", "terminated") for _ in range(10)))
+        assert sorted(ends) == [False] * 9 + [True]
+        assert await store.end(record.digest, "again", "expired") is False
+        assert (await loaded(store, record.digest)).status == "terminated"
+
+    @marks
+    async def test_nothing_written_later_brings_an_ended_session_back(
+        self, store: SessionStore, mark: Callable[[SessionStore, str], Awaitable[bool]]
+    ) -> None:
+        record = await created(store)
+        await store.end(record.digest, "by the test", "terminated")
+        before = await whole(store, record.digest)
+        assert await mark(store, record.digest) is False
+        assert await whole(store, record.digest) == before
+
+    async def test_a_late_touch_does_not_bring_an_ended_session_back(self, store: SessionStore) -> None:
+        record = await created(store)
+        await store.end(record.digest, "by the test", "terminated")
+        before = await whole(store, record.digest)
+        await self.touched(store, record.digest, timezone.now() + AGO, timezone.now() + 2 * AGO)
+        assert await whole(store, record.digest) == before
+
+    async def test_the_state_ends_with_the_session(self, store: SessionStore) -> None:
+        record = await created(store)
+        await store.change_state(record.digest, add_one)
+        await store.end(record.digest, "by the test", "terminated")
+        with pytest.raises(SessionNotFound):
+            await store.read_state(record.digest)
+        with pytest.raises(SessionNotFound):
+            await store.change_state(record.digest, add_one)
+
+    # Expiry
+
+    async def test_a_session_past_its_expiry_is_no_longer_live(self, store: SessionStore) -> None:
+        record = await created(store, now=timezone.now() - AGO)
+        head = await store.head(record.digest)
+        assert head is not None
+        assert not head.is_live(timezone.now())
+
+    async def test_a_session_past_its_expiry_is_not_touched_awake(self, store: SessionStore) -> None:
+        record = await created(store, now=timezone.now() - AGO)
+        await self.touched(store, record.digest, timezone.now(), timezone.now() + AGO)
+        head = await store.head(record.digest)
+        assert head is not None
+        assert head.expires_at == record.expires_at
+
+    async def test_a_session_past_its_expiry_has_no_state(self, store: SessionStore) -> None:
+        record = await created(store, now=timezone.now() - AGO)
+        with pytest.raises(SessionNotFound):
+            await store.read_state(record.digest)
+        with pytest.raises(SessionNotFound):
+            await store.change_state(record.digest, add_one)
+
+    @marks
+    async def test_a_session_past_its_expiry_takes_no_marks(
+        self, store: SessionStore, mark: Callable[[SessionStore, str], Awaitable[bool]]
+    ) -> None:
+        record = await created(store, now=timezone.now() - AGO)
+        assert await mark(store, record.digest) is False
+
+    async def test_a_session_past_its_expiry_can_be_marked_expired(self, store: SessionStore) -> None:
+        record = await created(store, now=timezone.now() - AGO)
+        assert await store.end(record.digest, "too long idle", "expired") is True
+        assert (await loaded(store, record.digest)).status == "expired"
+
+    # State
+
+    async def test_a_new_session_has_an_empty_state(self, store: SessionStore) -> None:
+        record = await created(store)
+        state, _version = await store.read_state(record.digest)
+        assert state == {}
+
+    async def test_an_operation_changes_the_state_and_returns_its_outcome(self, store: SessionStore) -> None:
+        record = await created(store)
+        assert await store.change_state(record.digest, add_one) == 1
+        assert await store.change_state(record.digest, add_one) == 2
+        state, _version = await store.read_state(record.digest)
+        assert state == {"n": 2}
+
+    async def test_what_is_read_is_a_copy(self, store: SessionStore) -> None:
+        record = await created(store)
+        await store.change_state(record.digest, lambda state: state.update(inner={"a": 1}))
+        for _ in range(2):
+            state, _version = await store.read_state(record.digest)
+            assert state == {"inner": {"a": 1}}
+            state["inner"]["a"] = state["b"] = 2
+
+    async def test_any_json_is_kept(self, store: SessionStore) -> None:
+        record = await created(store)
+        value = {"text": "😀 \x00 \ud800", "list": [1, 1.5, True, None, {"": "é"}], "big": 10**30}
+        await store.change_state(record.digest, lambda state: state.update(value))
+        state, _version = await store.read_state(record.digest)
+        assert state == value
+        assert state["list"][2] is True
+
+    async def test_two_sessions_have_two_states(self, store: SessionStore) -> None:
+        one, other = await created(store), await created(store)
+        await asyncio.gather(*(store.change_state(record.digest, add_one) for record in [one, other, one, other, one]))
+        assert (await store.read_state(one.digest))[0] == {"n": 3}
+        assert (await store.read_state(other.digest))[0] == {"n": 2}
+
+    async def test_changes_that_come_at_once_lose_nothing(self, store: SessionStore) -> None:
+        record = await created(store)
+        outcomes = await asyncio.gather(*(store.change_state(record.digest, add_one) for _ in range(200)))
+        assert sorted(outcomes) == list(range(1, 201))
+
+    async def test_changes_of_several_threads_and_event_loops_lose_nothing(self, store: SessionStore) -> None:
+        record = await created(store)
+        start = threading.Barrier(4)
+
+        async def add_fifty() -> list[int]:
+            return [*await asyncio.gather(*(store.change_state(record.digest, add_one) for _ in range(50)))]
+
+        def in_a_loop_of_its_own() -> list[int]:
+            start.wait(10)
+            return asyncio.run(add_fifty())
+
+        found = await asyncio.gather(*(asyncio.to_thread(in_a_loop_of_its_own) for _ in range(4)))
+        assert sorted(chain(*found)) == list(range(1, 201))
+        assert (await store.read_state(record.digest))[0] == {"n": 200}
+
+    async def test_a_refused_change_changes_nothing_and_harms_no_other(self, store: SessionStore) -> None:
+        record, other = await created(store), await created(store)
+
+        def refuse(state: dict[str, Any]) -> None:
+            state["n"] = -1000
+            raise HandlerError("not so")
+
+        outcomes = await asyncio.gather(
+            store.change_state(record.digest, add_one),
+            store.change_state(record.digest, refuse),
+            store.change_state(UNKNOWN, add_one),
+            store.change_state(record.digest, add_one),
+            store.change_state(other.digest, add_one),
+            return_exceptions=True,
+        )
+        assert outcomes[0] == 1
+        assert isinstance(outcomes[1], HandlerError)
+        assert isinstance(outcomes[2], SessionNotFound)
+        assert list(outcomes[3:]) == [2, 1]
+        assert (await store.read_state(record.digest))[0] == {"n": 2}
+
+    async def test_a_mistake_in_an_operation_reaches_its_caller_and_harms_no_other(self, store: SessionStore) -> None:
+        record = await created(store)
+
+        def mistaken(state: dict[str, Any]) -> Any:
+            state["n"] = -1000
+            return state["no such key"]
+
+        outcomes = await asyncio.gather(
+            store.change_state(record.digest, add_one),
+            store.change_state(record.digest, mistaken),
+            store.change_state(record.digest, add_one),
+            return_exceptions=True,
+        )
+        assert isinstance(outcomes[1], KeyError)
+        assert (await store.read_state(record.digest))[0]["n"] == 2
+
+    @override_settings(MCP_DJANGO_MAX_STATE_BYTES=100)
+    async def test_a_state_that_would_become_too_large_is_refused_and_stays(self, store: SessionStore) -> None:
+        record = await created(store)
+        await store.change_state(record.digest, add_one)
+        with pytest.raises(StateTooLarge, match="MCP_DJANGO_MAX_STATE_BYTES"):
+            await store.change_state(record.digest, lambda state: state.update(text="x" * 100))
+        assert (await store.read_state(record.digest))[0] == {"n": 1}
+        assert await store.change_state(record.digest, add_one) == 2
+
+    @pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", float("nan"), float("inf")])
+    async def test_a_state_that_is_not_json_is_refused_and_stays(self, store: SessionStore, value: Any) -> None:
+        record = await created(store)
+        await store.change_state(record.digest, add_one)
+        with pytest.raises(StateInvalid):
+            await store.change_state(record.digest, lambda state: state.update(value=value))
+        assert (await store.read_state(record.digest))[0] == {"n": 1}
+
+    async def test_a_state_is_replaced_only_in_the_version_that_was_read(self, store: SessionStore) -> None:
+        record = await created(store)
+        _state, version = await store.read_state(record.digest)
+        assert await store.replace_state(record.digest, '{"a":1}', version) is True
+        assert await store.replace_state(record.digest, '{"a":2}', version) is False
+        state, newer = await store.read_state(record.digest)
+        assert state == {"a": 1}
+        assert newer != version
+
+    async def test_a_change_in_between_makes_a_replacement_fail(self, store: SessionStore) -> None:
+        record = await created(store)
+        _state, version = await store.read_state(record.digest)
+        await store.change_state(record.digest, add_one)
+        assert await store.replace_state(record.digest, "{}", version) is False
+        assert (await store.read_state(record.digest))[0] == {"n": 1}
+
+    async def test_of_replacements_of_one_version_one_succeeds(self, store: SessionStore) -> None:
+        record = await created(store)
+        _state, version = await store.read_state(record.digest)
+        done = await asyncio.gather(*(store.replace_state(record.digest, f'{{"by":{n}}}', version) for n in range(10)))
+        assert sorted(done) == [False] * 9 + [True]
+        assert (await store.read_state(record.digest))[0] == {"by": done.index(True)}
+
+    async def test_the_state_leaves_the_epoch(self, store: SessionStore) -> None:
+        record = await created(store)
+        await store.change_state(record.digest, add_one)
+        head = await store.head(record.digest)
+        assert head is not None
+        assert head.epoch == record.epoch
+
+    # Processes
+
+    async def test_a_process_that_nobody_knows_is_not_alive(self, store: SessionStore) -> None:
+        assert await store.process_alive(uuid.uuid4()) is False
+
+    async def test_says_whether_it_outlives_the_process(self, store: SessionStore) -> None:
+        assert store.durable in (True, False)
