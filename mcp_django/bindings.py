@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from mcp.server.mcpserver import Resolve
-from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.exceptions import ResourceError, ToolError
 from mcp.server.mcpserver.utilities.context_injection import find_context_parameter
 
 from mcp_django import threads
@@ -52,7 +52,7 @@ def prepared(registration: Registration) -> Callable[..., Awaitable[Any]]:
     """The registered function as the SDK is to call it: async, off the event loop if it was sync, bound to the
     session's handler instance if it is a method, and with errors that the model may read."""
     run = threads.asynchronous(registration.fn)
-    handler_class = registration.handler
+    handler_class, kind = registration.handler, registration.kind
 
     @functools.wraps(registration.fn)
     async def handle(*args: Any, **kwargs: Any) -> Any:
@@ -61,7 +61,8 @@ def prepared(registration: Registration) -> Callable[..., Awaitable[Any]]:
         try:
             return await run(*args, **kwargs)
         except (HandlerError, SessionNotFound, StoreUnavailable) as error:
-            raise ToolError(explained(error)) from error
+            # The SDK takes another exception for a crash and withholds its text.
+            raise (ResourceError if kind == "resource" else ToolError)(explained(error)) from error
 
     describe(handle, registration.fn, without_first=handler_class is not None)
     return handle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from django.core.signals import got_request_exception
 from django.db import DatabaseError
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from mcp_django.server import MCPServer
 
 logger = logging.getLogger("django.request")
-
-ALLOW: Final = "POST, DELETE, OPTIONS"
 
 
 async def respond(server: MCPServer, request: Request) -> Response:
@@ -62,7 +60,12 @@ async def _respond(server: MCPServer, request: Request) -> Response:
     if request.method == "DELETE":
         _check_version(request)
         return await legacy.delete(server.kernel, principal, request)
-    raise refusal(405, jsonrpc.INVALID_REQUEST, "Use POST for messages and DELETE to end the session.", Allow=ALLOW)
+    raise refusal(
+        405,
+        jsonrpc.INVALID_REQUEST,
+        "Use POST for messages and DELETE to end the session.",
+        Allow=", ".join(http.METHODS),
+    )
 
 
 async def _post(server: MCPServer, principal: Principal, request: Request) -> Response:
@@ -114,6 +117,6 @@ async def principal_of(server: MCPServer, request: Request) -> Principal:
         return ANONYMOUS
     try:
         async with asyncio.timeout(mcp_settings.STORE_TIMEOUT):
-            return await threads.run_sync(authenticate, concerned, request.django)
+            return await threads.run_in(threads.authenticator_pool(), authenticate, concerned, request.django)
     except (DatabaseError, TimeoutError) as error:
         raise StoreUnavailable(f"Authentication got no answer from the database: {type(error).__name__}.") from error

@@ -31,7 +31,7 @@ CORS_REQUEST_HEADERS: Final = (
     "Accept, Authorization, Content-Type, Last-Event-ID, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Mcp-Session-Id"
 )
 CORS_RESPONSE_HEADERS: Final = "Mcp-Session-Id, MCP-Protocol-Version, Retry-After, WWW-Authenticate"
-METHODS: Final = ("POST", "GET", "DELETE", "OPTIONS")
+METHODS: Final = ("POST", "DELETE", "OPTIONS")
 
 
 class Request:
@@ -319,7 +319,8 @@ def options_response() -> Response:
         204,
         headers=[
             ("Allow", methods),
-            ("Access-Control-Allow-Methods", methods),
+            # A page that tries GET is to read the 405, so the browser must let it try.
+            ("Access-Control-Allow-Methods", "GET, " + methods),
             ("Access-Control-Allow-Headers", CORS_REQUEST_HEADERS),
             ("Access-Control-Max-Age", "3600"),
         ],

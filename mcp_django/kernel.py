@@ -22,7 +22,7 @@ from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.lowlevel.server import NotificationOptions
 from mcp.server.mcpserver import MCPServer as SDKServer
 from mcp.server.mcpserver.context import Context as SDKContext
-from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
+from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError, UnexpectedResourceError
 from mcp.server.runner import ServerRunner
 from mcp.shared.exceptions import MCPError
 from mcp.shared.uri_template import UriTemplate
@@ -227,6 +227,11 @@ class Kernel(SDKServer[Any]):
             modern = own.protocol_version in MODERN_PROTOCOL_VERSIONS
             code = jsonrpc.INVALID_PARAMS if modern else jsonrpc.RESOURCE_NOT_FOUND
             raise MCPError(code, str(error), {"uri": str(uri)}) from None
+        except UnexpectedResourceError as error:
+            if isinstance(error.__cause__, ValidationError):
+                text = f"Invalid variables: {fields_of(error.__cause__)}"
+                raise MCPError(jsonrpc.INVALID_PARAMS, text, {"uri": str(uri)}) from None
+            raise
 
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: SDKContext[Any, Any] | None = None

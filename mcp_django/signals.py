@@ -1,6 +1,7 @@
 """Signals. Sent with ``asend_robust``: a failing receiver is logged and changes nothing.
 
-The sender is the :class:`~mcp_django.server.MCPServer`. No signal carries the session id: it is a bearer secret.
+The sender is the :class:`~mcp_django.server.MCPServer`. Sessions are named by their digest; only a restore marker
+carries the session id itself, which is a bearer secret and not to be logged.
 """
 
 from __future__ import annotations

@@ -109,8 +109,12 @@ class Client:
         await self.notify("notifications/initialized")
 
     async def end(self) -> None:
-        """End the session."""
-        await self._send("DELETE", b"")
+        """End the session; one that has ended before is left alone."""
+        try:
+            await self._send("DELETE", b"")
+        except ClientError as error:
+            if error.status != 404:
+                raise
 
     def restart(self) -> None:
         """Forget all live sessions, as a restart of the process does: the next request restores."""

@@ -30,6 +30,8 @@ from mcp_django.models import Session
 P = ParamSpec("P")
 ResultT = TypeVar("ResultT")
 
+AUTHENTICATOR_THREADS = 8
+
 
 def release_connections() -> None:
     """Give back this thread's database connections: to the pool, or closed if CONN_MAX_AGE says so."""
@@ -51,15 +53,26 @@ def pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(mcp_settings.CALL_THREADS, thread_name_prefix="mcp-django-call")
 
 
+@functools.lru_cache(maxsize=1)
+def authenticator_pool() -> ThreadPoolExecutor:
+    """The pool in which authenticators run: slow handlers must not keep requests from being let in."""
+    return ThreadPoolExecutor(AUTHENTICATOR_THREADS, thread_name_prefix="mcp-django-auth")
+
+
 async def run_sync(fn: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
-    """Run a sync function in a thread of the pool, in a copy of the caller's context.
+    """Run a sync handler in a thread of its pool. See :func:`run_in`."""
+    return await run_in(pool(), fn, *args, **kwargs)
+
+
+async def run_in(threads: ThreadPoolExecutor, fn: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
+    """Run a sync function in a thread of a pool, in a copy of the caller's context.
 
     By way of asgiref, since Django's own locals (the language, the script prefix) follow no other way into a thread.
     The copy keeps what the function sets there from whatever runs next.
     """
     if inline.enabled:
         return await sync_to_async(fn)(*args, **kwargs)
-    run = sync_to_async(_released, thread_sensitive=False, executor=pool(), context=contextvars.copy_context())
+    run = sync_to_async(_released, thread_sensitive=False, executor=threads, context=contextvars.copy_context())
     return await run(fn, *args, **kwargs)
 
 

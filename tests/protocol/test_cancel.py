@@ -1,0 +1,166 @@
+"""Cancelled calls, and clients that go away in the middle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mcp_django.models import Session as Row
+from tests.protocol.client import Client, together
+from tests.protocol.stage import Stage, until, until_async
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("tool", ["pause", "pause_in_thread"])
+async def test_a_cancelled_call_is_answered_with_32800_and_http_200(client: Client, stage: Stage, tool: str) -> None:
+    session = await client.open()
+    gate = stage.hold("here")
+    message = session.tool(tool, place="here")
+    exchange = session.begin(message)
+    await gate.reached()
+    response = await session.cancel(message["id"])
+    assert (response.status, response.body) == (202, b"")
+    response = await exchange.response()
+    assert response.status == 200
+    assert response.json["id"] == message["id"]
+    assert response.error["code"] == -32800
+    gate.open()
+    await until(lambda: stage.count("left here") == 1)
+    assert (await session.request("ping")).result == {}
+
+
+async def test_a_cancelled_async_call_stops_where_it_stands(client: Client, stage: Stage) -> None:
+    session = await client.open()
+    gate = stage.hold("here")
+    message = session.tool("pause", place="here")
+    exchange = session.begin(message)
+    await gate.reached()
+    await session.cancel(message["id"])
+    await exchange.response()
+    assert stage.count("left here") == 1, "It was told, and could clean up."
+    gate.open()
+    assert (await Row.objects.aget()).state == {}
+
+
+@pytest.mark.parametrize(("sent", "cancelled"), [(7, "7"), ("7", 7), ("seven", "seven"), (0, 0)], ids=repr)
+async def test_clients_mix_numbers_and_strings_and_mean_one_id(
+    client: Client, stage: Stage, sent: Any, cancelled: Any
+) -> None:
+    session = await client.open()
+    gate = stage.hold("here")
+    exchange = session.begin(session.tool("pause", place="here") | {"id": sent})
+    await gate.reached()
+    await session.cancel(cancelled)
+    response = await exchange.response()
+    assert response.json["id"] == sent
+    assert response.error["code"] == -32800
+
+
+async def test_only_the_named_call_is_cancelled(client: Client, stage: Stage) -> None:
+    session = await client.open()
+    one, two = stage.hold("one"), stage.hold("two")
+    first, second = session.tool("pause", place="one"), session.tool("pause", place="two")
+    exchanges = [session.begin(first), session.begin(second)]
+    await one.reached()
+    await two.reached()
+    nobodies: list[Any] = [999, "nobody", None, {}, [first["id"]], True, float(first["id"])]
+    for nobody in nobodies:
+        assert (await session.cancel(nobody)).status == 202
+    await session.cancel(second["id"])
+    assert (await exchanges[1].response()).error["code"] == -32800
+    one.open()
+    assert (await exchanges[0].response()).result["structuredContent"] == {"value": 1}
+
+
+async def test_nobody_else_can_cancel_a_call(client: Client, alice: Client, bob: Client, stage: Stage) -> None:
+    session = await alice.open()
+    gate = stage.hold("here")
+    message = session.tool("pause", place="here") | {"id": 7}
+    exchange = session.begin(message)
+    await gate.reached()
+    for stranger in (client, alice, bob):
+        assert (await (await stranger.open()).cancel(7)).status == 202
+    assert (await session.of(bob).cancel(7)).status == 404
+    gate.open()
+    assert (await exchange.response()).result["structuredContent"] == {"value": 1}
+
+
+async def test_a_call_that_is_over_is_not_cancelled_any_more(client: Client) -> None:
+    session = await client.open()
+    message = session.tool("count")
+    assert (await session.post(message)).result["structuredContent"] == {"value": 1}
+    assert (await session.cancel(message["id"])).status == 202
+    assert await session.call("count") == {"value": 2}
+
+
+async def test_an_id_may_be_used_again_after_a_cancel(client: Client, stage: Stage) -> None:
+    session = await client.open()
+    gate = stage.hold("here")
+    message = session.tool("pause", place="here")
+    exchange = session.begin(message)
+    await gate.reached()
+    await session.cancel(message["id"])
+    await exchange.response()
+    gate.open()
+    assert (await session.post(message)).result["structuredContent"] == {"value": 1}
+
+
+@pytest.mark.parametrize("tool", ["pause", "pause_in_thread"])
+@pytest.mark.parametrize("how", ["disconnect", "abort"])
+async def test_a_broken_connection_neither_stops_a_call_nor_loses_what_it_does(
+    client: Client, stage: Stage, tool: str, how: str
+) -> None:
+    session = await client.open()
+    gate = stage.hold("here")
+    exchange = session.begin(session.tool(tool, place="here"))
+    await gate.reached()
+    if how == "abort":
+        await exchange.abort()
+    else:
+        exchange.disconnect()
+    # The next request goes all the way through before the call goes on.
+    assert (await session.request("ping")).result == {}
+    assert stage.count("left here") == 0
+    gate.open()
+    await until_async(Row.objects.filter(state_json='{"paused":1}').aexists)
+
+
+async def test_a_client_that_goes_away_before_its_body_is_there_leaves_nothing_behind(client: Client) -> None:
+    session = await client.open()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(f"Nobody listens, and this was sent: {message}")
+
+    exchange = session.begin(session.tool("count"))
+    await exchange.response()
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": client.path,
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"host", b"testserver"), (b"mcp-session-id", session.id.encode())],
+    }
+    await client.application(scope, receive, send)
+    assert await session.call("count") == {"value": 2}
+
+
+async def test_many_calls_of_many_sessions_with_one_id_get_their_own_answers(client: Client) -> None:
+    sessions = [await client.open() for _ in range(10)]
+    exchanges = [
+        session.begin(session.tool("add" if times % 2 else "multiply", a=number, b=times) | {"id": 1})
+        for times in range(5)
+        for number, session in enumerate(sessions)
+    ]
+    responses = await together(*exchanges)
+    results = [response.result["structuredContent"]["result"] for response in responses]
+    assert results == [
+        number + times if times % 2 else number * times for times in range(5) for number in range(len(sessions))
+    ]

@@ -1,0 +1,120 @@
+"""Under WSGI the same URLs work: each request has an event loop that ends with it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+
+from mcp_django.models import Session as Row
+from mcp_django.models import digest_of
+from mcp_django.sessions import sessions
+from tests.protocol.client import initialize_params
+from tests.protocol.stage import Stage
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
+
+PATH = "/protocol/mcp"
+
+
+@pytest.fixture
+def browser() -> Client:
+    return Client(enforce_csrf_checks=True)
+
+
+def post(browser: Client, message: Any, session: str | None = None, **headers: str) -> Any:
+    body = message if isinstance(message, bytes) else json.dumps(message)
+    given = {"Accept": "application/json, text/event-stream", **headers}
+    if session is not None:
+        given["Mcp-Session-Id"] = session
+    return browser.post(PATH, body, content_type="application/json", headers=given)
+
+
+def request(method: str, params: Any = None) -> dict[str, Any]:
+    message = {"jsonrpc": "2.0", "id": 1, "method": method}
+    return message if params is None else message | {"params": params}
+
+
+def opened(browser: Client) -> str:
+    response = post(browser, request("initialize", initialize_params()))
+    assert response.status_code == 200
+    session: str = response.headers["Mcp-Session-Id"]
+    assert post(browser, {"jsonrpc": "2.0", "method": "notifications/initialized"}, session).status_code == 202
+    return session
+
+
+def call(browser: Client, session: str, tool: str, **arguments: Any) -> Any:
+    response = post(browser, request("tools/call", {"name": tool, "arguments": arguments}), session)
+    assert response.status_code == 200
+    result = response.json()["result"]
+    assert not result.get("isError"), result
+    return result["structuredContent"]
+
+
+def test_a_session_lives_from_its_handshake_to_its_end(browser: Client, stage: Stage) -> None:
+    session = opened(browser)
+    assert stage.count("on_initialized") == stage.count("second on_initialized") == 1
+    assert call(browser, session, "add", a=1, b=2) == {"result": 3}
+    assert call(browser, session, "multiply", a=1, b=2) == {"result": 2}
+    assert call(browser, session, "discount", price=200) == {"result": 180}
+    assert [call(browser, session, tool) for tool in ("count", "acount", "count")] == [{"value": v} for v in (1, 2, 3)]
+    response = browser.delete(PATH, headers={"Mcp-Session-Id": session})
+    assert (response.status_code, response.content) == (204, b"")
+    assert post(browser, request("ping"), session).status_code == 404
+    assert Row.objects.get().status == "terminated"
+
+
+def test_a_session_is_restored_with_its_state(browser: Client, stage: Stage) -> None:
+    session = opened(browser)
+    call(browser, session, "count")
+    sessions().live.drop(digest_of(session))
+    assert call(browser, session, "facts")["restored"] == {"reason": "evicted", "count": 1}
+    assert stage.details("second on_restore") == [1]
+    assert call(browser, session, "count") == {"value": 2}
+
+
+def test_tools_know_their_user_and_request(browser: Client) -> None:
+    User.objects.create(username="alice")
+    headers = {"Authorization": "Bearer token-of-alice", "X-Told": "something"}
+    response = post(browser, request("initialize", initialize_params()), **headers)
+    session = response.headers["Mcp-Session-Id"]
+    for tool in ("facts", "facts_in_thread"):
+        response = post(browser, request("tools/call", {"name": tool}), session, **headers)
+        facts = response.json()["result"]["structuredContent"]
+        assert (facts["user"], facts["path"], facts["header"]) == ("alice", PATH, "something")
+    assert post(browser, request("ping"), session).status_code == 404
+
+
+def test_get_is_405(browser: Client) -> None:
+    response = browser.get(PATH, headers={"Accept": "text/event-stream"})
+    assert response.status_code == 405
+    assert "POST" in response.headers["Allow"]
+
+
+def test_a_batch_is_answered_in_one_array(browser: Client) -> None:
+    response = post(browser, request("initialize", initialize_params("2025-03-26")))
+    session = response.headers["Mcp-Session-Id"]
+    message = request("tools/call", {"name": "meet_in_thread", "arguments": {"size": 4}})
+    answers = post(browser, [message] * 4, session).json()
+    assert [answer["result"]["structuredContent"] for answer in answers] == [{"value": 0}] * 4
+
+
+def test_bad_input_is_refused_as_under_asgi(browser: Client, settings: Settings) -> None:
+    settings.MCP_DJANGO_MAX_BODY_BYTES = 1000
+    session = opened(browser)
+    for body, status, code in (
+        (b"{", 400, -32700),
+        (b"\xff", 400, -32700),
+        (b" " * 2000, 413, -32600),
+        (json.dumps(request("nope")).encode(), 200, -32601),
+    ):
+        response = post(browser, body, session)
+        assert response.status_code == status
+        assert response.json()["error"]["code"] == code
+    assert post(browser, request("ping")).status_code == 400
+    assert post(browser, request("ping"), session, Origin="https://evil.example").status_code == 403
+    assert call(browser, session, "add", a=1, b=2) == {"result": 3}

@@ -1,0 +1,46 @@
+"""Where the servers under test are, in every way that a URLconf can say it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.urls import include, path, re_path
+
+from tests.protocol import servers
+from tests.protocol.stage import stage
+
+
+def home(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("Not MCP.")
+
+
+def decorated(view: Any) -> Callable[[HttpRequest], Coroutine[Any, Any, HttpResponse]]:
+    """A project's own guard around an endpoint."""
+
+    @functools.wraps(view)
+    async def guarded(request: HttpRequest) -> HttpResponse:
+        stage.record("guarded")
+        response: HttpResponse = await view(request)
+        return response
+
+    return guarded
+
+
+view: Any = servers.main.view
+
+urlpatterns = [
+    path("", home, name="protocol-home"),
+    path("somewhere/mcp-docs", home),
+    path("protocol/", include(servers.main.urls)),
+    path("other/", include(servers.other.urls)),
+    path("site/", include(servers.site.urls)),
+    path("empty/", include(servers.empty.urls)),
+    path("long/", include(servers.long_lists.urls)),
+    path("deep/er/<str:tenant>/", include(servers.main.urls)),
+    path("by-name/<slug:name>", view),
+    re_path(r"^by-pattern/optional/mcp/?\Z", view),
+    path("guarded/mcp", decorated(view)),
+]
