@@ -114,44 +114,49 @@ def read(items: list[Read]) -> list[Any]:
 
 
 def _read_heads(items: list[ReadHead]) -> dict[Read, Any]:
-    digests = list({item.digest for item in items})
+    return {ReadHead(row[0]): tuple(row[1:]) for row in _rows({item.digest for item in items}, HEAD_COLUMNS)}
+
+
+def _read_records(items: list[ReadRecord]) -> dict[Read, Any]:
+    columns = ("digest", *RECORD_COLUMNS)
+    rows = _rows({item.digest for item in items}, RECORD_COLUMNS)
+    return {ReadRecord(row[0]): dict(zip(columns, row, strict=True)) for row in rows}
+
+
+def _rows(digests: set[str], columns: tuple[str, ...]) -> Iterable[Any]:
+    """Primary key and columns of these sessions."""
+    wanted = list(digests)
     # Few distinct statements, so that neither we nor the database prepare one for every size of crowd.
-    size = 1 << (len(digests) - 1).bit_length()
-    query = _head_query(_alias(), size)
+    size = 1 << (len(wanted) - 1).bit_length()
+    query = _query(_alias(), columns, size)
     with query.connection.cursor() as cursor:
-        cursor.execute(query.sql, digests + digests[-1:] * (size - len(digests)))
-        rows = query.compiler.apply_converters(cursor.fetchall(), query.converters)
-        return {ReadHead(row[0]): tuple(row[1:]) for row in rows}
+        cursor.execute(query.sql, wanted + wanted[-1:] * (size - len(wanted)))
+        return list(query.compiler.apply_converters(cursor.fetchall(), query.converters))
 
 
-class _HeadQuery:
-    """The heads' SELECT, compiled once: while the ORM compiles it, every other thread waits for the interpreter,
-    and this is the one query that each request makes."""
+class _Query:
+    """A SELECT by primary keys, compiled once: while the ORM compiles it, every other thread waits for the
+    interpreter, and these are the queries that requests make."""
 
-    def __init__(self, alias: str, size: int) -> None:
+    def __init__(self, alias: str, columns: tuple[str, ...], size: int) -> None:
         fillers = [str(number) for number in range(size)]
-        rows = Session.objects.using(alias).filter(pk__in=fillers).order_by().values_list("pk", *HEAD_COLUMNS)
+        rows = Session.objects.using(alias).filter(pk__in=fillers).order_by().values_list("pk", *columns)
         self.compiler = rows.query.get_compiler(alias)
         self.connection = self.compiler.connection
         self.sql, _parameters = self.compiler.as_sql()
         self.converters = self.compiler.get_converters([column for column, *_rest in self.compiler.select])
 
 
-_head_queries = threading.local()
+_queries = threading.local()
 
 
-def _head_query(alias: str, size: int) -> _HeadQuery:
+def _query(alias: str, columns: tuple[str, ...], size: int) -> _Query:
     # Connections belong to threads, and compilers to connections.
-    cache: dict[str, _HeadQuery] = _head_queries.__dict__
-    key = f"{alias} {size}"
+    cache: dict[str, _Query] = _queries.__dict__
+    key = f"{alias} {len(columns)} {size}"
     if key not in cache:
-        cache[key] = _HeadQuery(alias, size)
+        cache[key] = _Query(alias, columns, size)
     return cache[key]
-
-
-def _read_records(items: list[ReadRecord]) -> dict[Read, Any]:
-    rows = _sessions({item.digest for item in items}).values("pk", *RECORD_COLUMNS)
-    return {ReadRecord(row["pk"]): {"digest": row.pop("pk"), **row} for row in rows}
 
 
 def _read_states(items: list[ReadState]) -> dict[Read, Any]:

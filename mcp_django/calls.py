@@ -83,6 +83,9 @@ class Call:
                 slots.release()
         finally:
             self.session.calls.discard(self)
+            # The task's context holds the call: without this, every call would be left to the garbage collector,
+            # whose full runs stop the loop.
+            self._task = None
 
     def cancel(self) -> None:
         """Stop the call at its next await; one that has ended is left alone."""

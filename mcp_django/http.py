@@ -38,8 +38,8 @@ class Request:
     """One HTTP request: method, headers with lower-case names, and the body once it is read.
 
     ``repeated`` holds the names that came more than once: Django joins such headers, and a joined session id or
-    version must not pass for one. ``django`` makes Django's request object, which most requests never need.
-    ``fault`` is a refusal that the entry came upon while it read the request; it is raised once it is known whether
+    version must not pass for one. ``django`` makes Django's request object from the body; most requests never need
+    it. ``fault`` is a refusal that the entry came upon while it read the request; it is raised once it is known whether
     a browser may read the answer.
     """
 
@@ -50,7 +50,7 @@ class Request:
         method: str,
         raw_headers: Iterable[tuple[bytes, bytes]],
         body: bytes,
-        django: Callable[[], HttpRequest],
+        django: Callable[[bytes], HttpRequest],
     ) -> None:
         self.method = method
         self.body = body
@@ -73,7 +73,7 @@ class Request:
     def django(self) -> HttpRequest:
         """Django's request object, made at first use and then kept."""
         if self._made is None:
-            self._made = self._django()
+            self._made = self._django(self.body)
         return self._made
 
     def single(self, name: str) -> str | None:

@@ -24,6 +24,7 @@ from mcp.server.mcpserver import MCPServer as SDKServer
 from mcp.server.mcpserver.context import Context as SDKContext
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError, UnexpectedResourceError
 from mcp.server.runner import ServerRunner
+from mcp.shared.dispatcher import OnNotify, OnRequest
 from mcp.shared.exceptions import MCPError
 from mcp.shared.uri_template import UriTemplate
 from mcp_types import (
@@ -61,6 +62,11 @@ LISTS = {
     "resources/list": "resources",
     "resources/templates/list": "resourceTemplates",
 }
+
+
+# Read off the class: the cached properties of an instance hold its own bound methods, a reference cycle per request.
+on_request: Callable[[ServerRunner[Any]], OnRequest] = vars(ServerRunner)["on_request"].func
+on_notify: Callable[[ServerRunner[Any]], OnNotify] = vars(ServerRunner)["on_notify"].func
 
 
 class Kernel(SDKServer[Any]):
@@ -150,7 +156,7 @@ class Kernel(SDKServer[Any]):
             MCPError: the error to answer with.
         """
         try:
-            result = await self._runner(call).on_request(call, method, params)
+            result = await on_request(self._runner(call))(call, method, params)
             return page(result, LISTS[method], params) if method in LISTS else result
         except MCPError:
             raise
@@ -164,7 +170,7 @@ class Kernel(SDKServer[Any]):
 
     async def initialize(self, call: Call, params: dict[str, Any]) -> dict[str, Any]:
         """Serve the ``initialize`` request, middleware included; handlers hear of it by :meth:`open_handlers`."""
-        return await self._runner(call).on_request(call, "initialize", params)
+        return await on_request(self._runner(call))(call, "initialize", params)
 
     async def open_handlers(self, call: Call, marker: RestoreMarker | None) -> None:
         """Make the session's handler instances and tell them of the handshake."""
@@ -178,7 +184,7 @@ class Kernel(SDKServer[Any]):
     async def initialized(self, call: Call, marker: RestoreMarker | None) -> None:
         """``notifications/initialized``: through the SDK's middleware, then to the handlers."""
         current_call.set(call)
-        await self._runner(call).on_notify(call, "notifications/initialized", None)
+        await on_notify(self._runner(call))(call, "notifications/initialized", None)
         for handler in call.session.handlers.values():
             await hook(handler.on_initialized, marker)
 

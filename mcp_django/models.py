@@ -133,7 +133,9 @@ class Session(models.Model):
         ordering = ["-last_seen_at"]
         indexes = [
             models.Index(fields=["-last_seen_at"], name="mcp_session_last_seen"),
-            models.Index(fields=["status", "expires_at"], name="mcp_session_expiry"),
+            # Not status first: SQLite without statistics would prefer it to the primary key wherever a batch of
+            # sessions is also asked to be active, and read every active row.
+            models.Index(fields=["expires_at", "status"], name="mcp_session_expiry"),
             models.Index(fields=["owner", "status"], name="mcp_session_owner"),
         ]
 

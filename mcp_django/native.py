@@ -127,7 +127,7 @@ async def read(scope: Scope, receive: Receive) -> http.Request | None:
     """The whole request; None if its sender went away before its end. A body that is too large is not read on."""
     if prefix := script_prefix_of(scope):
         set_script_prefix(prefix)
-    request = http.Request(scope["method"], scope["headers"], b"", lambda: django_request(scope, request.body))
+    request = http.Request(scope["method"], scope["headers"], b"", lambda body: django_request(scope, body))
     chunks: list[bytes] = []
     try:
         http.check_declared_length(request.headers.get("content-length"))

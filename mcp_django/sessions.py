@@ -10,6 +10,8 @@ import json
 import logging
 import secrets
 import threading
+import uuid
+from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -66,6 +68,7 @@ class Sessions:
         self.live = LiveSessions()
         self._lock = threading.Lock()
         self._restoring: dict[str, Future[LiveSession]] = {}
+        self._gone: deque[uuid.UUID] = deque(maxlen=64)
 
     async def open(
         self, kernel: Kernel, principal: Principal, http: Request, request: jsonrpc.Request
@@ -107,19 +110,22 @@ class Sessions:
             StoreUnavailable: that could not be found out.
         """
         digest = digest_of(visit.session_id)
-        head = await self._head(visit, digest)
         session = self.live.get(digest)
         if session is None:
-            return await self._restored(digest, visit)
-        if session.epoch < head.epoch:
+            record = await self.store.load(digest)
+            self._check(visit, digest, None if record is None else record.head)
+            assert record is not None
+            return await self._restored(record, visit)
+        head = await self.store.head(digest)
+        self._check(visit, digest, head)
+        if head is not None and session.epoch < head.epoch:
             record = await self.store.load(digest)
             if record is not None:
                 session.refresh(record)
         return session
 
-    async def _head(self, visit: Visit, digest: str) -> SessionHead:
-        """The row's head, if it is a session that this visitor may use here."""
-        head = await self.store.head(digest)
+    def _check(self, visit: Visit, digest: str, head: SessionHead | None) -> None:
+        """Whether the row is that of a session which this visitor may use here."""
         now = timezone.now()
         if head is None or not head.is_live(now):
             self.live.drop(digest)
@@ -130,10 +136,10 @@ class Sessions:
         expires_at = now + mcp_settings.SESSION_TTL
         if expires_at - head.expires_at >= mcp_settings.TOUCH_RESOLUTION:
             self.store.touch(digest, now, expires_at)
-        return head
 
-    async def _restored(self, digest: str, visit: Visit) -> LiveSession:
+    async def _restored(self, record: SessionRecord, visit: Visit) -> LiveSession:
         """Restore once, however many requests ask for it at once; all get the same session or the same error."""
+        digest = record.digest
         with self._lock:
             if (session := self.live.get(digest)) is not None:
                 return session
@@ -142,7 +148,7 @@ class Sessions:
             if future is None:
                 future = self._restoring[digest] = Future()
         if first:
-            task = threads.start(lambda: self._restore(digest, visit))
+            task = threads.start(lambda: self._restore(record, visit))
             task.add_done_callback(lambda task: self._restore_done(digest, future, task))
         # Shielded, since cancelling one waiter would cancel the future of all.
         return await asyncio.shield(asyncio.wrap_future(future))
@@ -159,10 +165,8 @@ class Sessions:
         else:
             future.set_exception(error)
 
-    async def _restore(self, digest: str, visit: Visit) -> LiveSession:
-        record = await self.store.load(digest)
-        if record is None or not record.head.is_live(timezone.now()):
-            raise SessionNotFound
+    async def _restore(self, record: SessionRecord, visit: Visit) -> LiveSession:
+        digest = record.digest
         try:
             client_params = parse_initialize_params(record.initialize_params_json)
         except ValidationError:
@@ -192,7 +196,13 @@ class Sessions:
             return "restart"
         if record.last_process == this_process():
             return "evicted"
-        return "other_process" if await self.store.process_alive(record.last_process) else "restart"
+        # After a restart all sessions were last served by one process: the store is asked about it once.
+        if record.last_process in self._gone:
+            return "restart"
+        if await self.store.process_alive(record.last_process):
+            return "other_process"
+        self._gone.append(record.last_process)
+        return "restart"
 
     async def initialized(self, visit: Visit, session: LiveSession) -> None:
         """Serve ``notifications/initialized``: kept, then told to the handlers; a second one changes nothing.
@@ -218,7 +228,7 @@ class Sessions:
             SessionNotFound: to this caller there is none.
         """
         digest = digest_of(visit.session_id)
-        await self._head(visit, digest)
+        self._check(visit, digest, await self.store.head(digest))
         ended = await self.store.end(digest, reason, "terminated")
         session = self.live.drop(digest)
         if not ended:

@@ -132,7 +132,7 @@ class Client:
         if self.protocol_version is not None:
             headers[VERSION_HEADER] = self.protocol_version
         raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-        response = await respond(self.server, Request(method, raw, body, lambda: self._django(headers, body)))
+        response = await respond(self.server, Request(method, raw, body, lambda body: self._django(headers, body)))
         answer = jsonrpc.decode(response.body) if response.body else {}
         if response.status >= 400 or "error" in answer:
             raise ClientError(response.status, answer.get("error", {}))

@@ -59,7 +59,7 @@ def patterns_of(server: MCPServer) -> list[URLPattern]:
 
 def adapted(request: HttpRequest) -> http.Request:
     """Django's request as the endpoint takes it."""
-    adapted = http.Request(request.method or "", raw_headers(request), b"", lambda: request)
+    adapted = http.Request(request.method or "", raw_headers(request), b"", lambda body: request)
     try:
         http.check_declared_length(request.META.get("CONTENT_LENGTH") or None)
         adapted.body = body_of(request)

@@ -123,7 +123,7 @@ class Migration(migrations.Migration):
                 "ordering": ["-last_seen_at"],
                 "indexes": [
                     models.Index(fields=["-last_seen_at"], name="mcp_session_last_seen"),
-                    models.Index(fields=["status", "expires_at"], name="mcp_session_expiry"),
+                    models.Index(fields=["expires_at", "status"], name="mcp_session_expiry"),
                     models.Index(fields=["owner", "status"], name="mcp_session_owner"),
                 ],
             },

@@ -15,6 +15,7 @@ from mcp.server.mcpserver import Resolve
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
 from mcp_types import Completion
+from pydantic import BaseModel
 
 from mcp_django import Authenticator, Context, Handler, MCPServer, Principal, RestoreMarker, resource, tool
 from mcp_django.auth import DjangoLogin
@@ -234,6 +235,26 @@ def look_around_in_thread(language: str | None = None) -> Surroundings:
     return found
 
 
+class Mood(BaseModel):
+    mood: str
+
+
+@main.tool()
+async def talk(ctx: Context) -> Value:
+    """Report progress and log on the way: what one answer cannot deliver is left out."""
+    await ctx.report_progress(1, 2, "half")
+    await ctx.info("halfway")
+    await ctx.report_progress(2, 2)
+    return {"value": "done"}
+
+
+@main.tool()
+async def ask(ctx: Context) -> Value:
+    """Ask the client: there is no way to it without a stream."""
+    answer = await ctx.elicit("How do you do?", Mood)
+    return {"value": answer.action}
+
+
 def rate_of(price: int) -> int:
     """A sync resolver: runs the ORM, so it must not run in the event loop."""
     User.objects.count()
@@ -428,6 +449,23 @@ class Second(Handler):
 async def add_there(a: int, b: int) -> int:
     """Add two numbers on another server."""
     return a + b
+
+
+@other.register
+class Remembering(Handler):
+    """Hooks that keep things in the session's state."""
+
+    async def on_initialize(self, params: Any, marker: RestoreMarker | None) -> None:
+        if marker is None:
+            await self.session.state.aset("opened_by", params.client_info.name)
+
+    def on_initialized(self, marker: RestoreMarker | None) -> None:
+        self.session.state.increment("initialized")
+
+    @tool()
+    async def remembered(self, ctx: Context) -> Value:
+        """What the hooks kept."""
+        return {"value": await ctx.state.aall()}
 
 
 site.tool(name="facts")(facts)

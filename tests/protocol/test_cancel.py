@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mcp_django.models import Session as Row
 from tests.protocol.client import Client, together
 from tests.protocol.stage import Stage, until, until_async
+
+if TYPE_CHECKING:
+    from pytest_django import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -93,6 +96,25 @@ async def test_a_call_that_is_over_is_not_cancelled_any_more(client: Client) -> 
     assert (await session.post(message)).result["structuredContent"] == {"value": 1}
     assert (await session.cancel(message["id"])).status == 202
     assert await session.call("count") == {"value": 2}
+
+
+async def test_a_call_that_waits_for_its_turn_can_be_cancelled_and_never_runs(
+    client: Client, stage: Stage, settings: Settings
+) -> None:
+    settings.MCP_DJANGO_MAX_CONCURRENT_CALLS = 1
+    session = await client.open()
+    gate = stage.hold("here")
+    running = session.begin(session.tool("pause", place="here"))
+    await gate.reached()
+    message = session.tool("pause", place="there")
+    waiting = session.begin(message)
+    # The cancel goes after the call, and may still be the first to arrive: so it is sent until it has found it.
+    while not waiting.task.done():
+        await session.cancel(message["id"])
+    assert (await waiting.response()).error["code"] == -32800
+    gate.open()
+    assert (await running.response()).status == 200
+    assert "there" not in stage.names()
 
 
 async def test_an_id_may_be_used_again_after_a_cancel(client: Client, stage: Stage) -> None:

@@ -10,7 +10,9 @@ from mcp_types import PROTOCOL_VERSION_META_KEY
 
 from mcp_django import signals
 from mcp_django.models import Session as Row
-from tests.protocol.client import Client, case, initialize_params
+from mcp_django.models import digest_of
+from tests.protocol.client import Client, case, initialize_params, together
+from tests.protocol.processes import Processes
 from tests.protocol.stage import Stage
 
 pytestmark = pytest.mark.anyio
@@ -249,6 +251,23 @@ async def test_a_failing_on_initialized_is_a_202_like_any_notification(
     assert (response.status, response.body) == (202, b"")
     assert "The hook has a bug." in caplog.text
     assert await session.call("add", a=1, b=1) == {"result": 2}
+
+
+async def test_hooks_may_keep_things_in_the_durable_state_from_the_first_one_on(
+    client: Client, server_processes: Processes
+) -> None:
+    client.path = "/other/mcp"
+    session = await client.open(name="the client")
+    assert await session.call("remembered") == {"value": {"opened_by": "the client", "initialized": 1}}
+    await server_processes.restart()
+    assert await session.call("remembered") == {"value": {"opened_by": "the client", "initialized": 2}}
+
+
+async def test_many_handshakes_at_once_open_as_many_sessions(client: Client) -> None:
+    exchanges = [client.begin(client.message("initialize", initialize_params())) for _ in range(64)]
+    ids = {response.header("mcp-session-id") for response in await together(*exchanges)}
+    assert len(ids) == 64
+    assert await Row.objects.filter(pk__in=[digest_of(str(id)) for id in ids]).acount() == 64
 
 
 async def test_an_opened_session_is_announced_with_the_server_as_sender(client: Client) -> None:

@@ -68,6 +68,25 @@ async def test_a_tool_without_arguments_may_be_called_without_any(client: Client
     assert (await session.request("tools/call", {"name": "second"})).result["structuredContent"] == {"result": "second"}
 
 
+@pytest.mark.filterwarnings("ignore:The logging capability is deprecated")
+async def test_progress_and_log_messages_that_one_answer_cannot_carry_are_left_out(client: Client) -> None:
+    session = await client.open()
+    await session.request("logging/setLevel", {"level": "debug"})
+    message = session.tool("talk")
+    message["params"]["_meta"] = {"progressToken": "a token"}
+    response = await session.post(message)
+    assert response.result["structuredContent"] == {"value": "done"}
+    assert "halfway" not in response.body.decode()
+
+
+async def test_a_question_to_a_client_that_cannot_be_asked_is_an_error_at_once(client: Client) -> None:
+    session = await client.open(capabilities={"elicitation": {}})
+    response = await session.begin(session.tool("ask")).response(within=3.0)
+    assert response.status == 200
+    assert "error" in response.json or response.result["isError"]
+    assert (await session.request("ping")).result == {}
+
+
 @pytest.mark.parametrize("tool", ["fail", "fail_in_thread"])
 @pytest.mark.parametrize(
     ("how", "text"), [("tool", "The shelf is full."), ("handler", "The shelf is locked.")], ids=["tool", "handler"]

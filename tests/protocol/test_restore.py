@@ -17,6 +17,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_django import RestoreMarker, signals
 from mcp_django.models import Process, digest_of
 from mcp_django.models import Session as Row
+from mcp_django.store import session_store
 from tests.protocol.client import Client, together
 from tests.protocol.processes import Processes
 from tests.protocol.servers import First
@@ -180,6 +181,33 @@ async def test_any_message_may_be_the_first(
             assert stage.names() == [], "What is to end need not be brought back."
             return
     assert stage.names() == RESTORE
+
+
+async def test_without_a_durable_store_a_restart_is_a_404_and_a_new_initialize_works(
+    client: Client, settings: Settings
+) -> None:
+    settings.MCP_DJANGO_SESSION_STORE = "mcp_django.memory.MemoryStore"
+    session = await client.open()
+    for value in (1, 2):
+        assert await session.call("count") == {"value": value}
+    session_store.cache_clear()
+    assert (await session.request("ping")).status == 404
+    assert await (await client.open()).call("count") == {"value": 1}
+    assert not await Row.objects.aexists()
+
+
+async def test_in_memory_too_a_session_that_was_evicted_comes_back(client: Client, settings: Settings) -> None:
+    settings.MCP_DJANGO_SESSION_STORE = "mcp_django.memory.MemoryStore"
+    settings.MCP_DJANGO_LIVE_SESSIONS = 1
+    session = await client.open()
+    await session.request("logging/setLevel", {"level": "error"})
+    assert await session.call("count") == {"value": 1}
+    await client.open()
+    facts = await session.call("facts")
+    assert (facts["restored"], facts["log_level"]) == ({"reason": "evicted", "count": 1}, "error")
+    assert await session.call("count") == {"value": 2}
+    assert (await session.delete()).status == 204
+    assert (await session.request("ping")).status == 404
 
 
 # The marker
@@ -450,6 +478,15 @@ async def test_at_most_so_many_sessions_are_held_in_memory(
     for session in sessions:
         assert (await session.request("ping")).result == {}
         assert len(server_processes.sessions.live) <= 3
+
+
+async def test_sessions_that_push_each_other_out_of_memory_are_all_served(client: Client, settings: Settings) -> None:
+    settings.MCP_DJANGO_LIVE_SESSIONS = 1
+    sessions = [await client.open() for _ in range(8)]
+    exchanges = [session.begin(session.tool("count")) for _ in range(4) for session in sessions]
+    assert [response.status for response in await together(*exchanges)] == [200] * 32
+    for session in sessions:
+        assert await session.call("count") == {"value": 5}
 
 
 async def test_a_session_with_a_running_call_is_not_evicted(client: Client, stage: Stage, settings: Settings) -> None:

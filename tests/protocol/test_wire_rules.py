@@ -9,7 +9,7 @@ from mcp_types import PROTOCOL_VERSION_META_KEY
 
 from tests.protocol.client import Client, case, together
 from tests.protocol.entries import ENTRIES, application_of
-from tests.protocol.stage import Stage
+from tests.protocol.stage import Stage, until
 
 if TYPE_CHECKING:
     from pytest_django import Settings
@@ -107,7 +107,7 @@ async def test_rule_2_a_call_over_the_limit_waits_its_turn_and_is_then_refused_w
     session = await client.open()
     gate = stage.hold("here")
     running = [session.begin(session.tool("pause", place="here")) for _ in range(2)]
-    await gate.reached()
+    await until(lambda: gate.arrivals == 2)
     response = await session.post(session.tool("add", a=1, b=2))
     assert response.status == 200
     assert response.error["code"] == -32003

@@ -25,7 +25,7 @@ from mcp_django import lanes
 from mcp_django.exceptions import HandlerError, StoreUnavailable
 from mcp_django.lanes import Lane
 from mcp_django.testing import inline
-from tests.unit.waiting import SECONDS, aeventually, end_lane, eventually, happens
+from tests.unit.waiting import SECONDS, aeventually, end_lane, eventually, happens, threads_of
 
 pytestmark = pytest.mark.anyio
 
@@ -300,6 +300,20 @@ class TestDeadline:
 
         work.let_go("a")
         assert await until_answered(lane, "d") == "did d"
+
+    async def test_a_thread_that_was_replaced_just_when_it_came_back_leaves_nothing_behind(
+        self, lane: Lane[Any], work: Work
+    ) -> None:
+        """Whoever saw it stuck starts another, while it waits for work again."""
+        await lane.ask("a")
+        lane._busy_since = 0.0
+        lane._start(stuck=True)
+        assert len(threads_of(lane)) == 2
+        for item in "bc":
+            assert await lane.ask(item) == f"did {item}"
+            await aeventually(lambda: lane._busy_since is None, "the lane is no longer taken for stuck")
+        await aeventually(lambda: len(threads_of(lane)) == 1, "the replaced thread ends")
+        assert lane._abandoned == 0
 
     @short_deadline
     async def test_a_slow_answer_that_comes_after_the_deadline_harms_nobody(

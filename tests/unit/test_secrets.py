@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_servers", "in_memor
 
 def test_not_a_request_nor_a_visit() -> None:
     headers = [(b"mcp-session-id", SECRET.encode()), (b"authorization", f"Bearer {TOKEN}".encode())]
-    request = Request("POST", headers, b"", HttpRequest)
+    request = Request("POST", headers, b"", lambda body: HttpRequest())
     visit = Visit(MCPServer("secrets").kernel, SECRET, ANONYMOUS, request)
     for shown in (request, visit, session_not_found(), session_not_found().response):
         assert SECRET not in f"{shown!r} {shown!s}"

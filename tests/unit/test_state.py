@@ -8,7 +8,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.core.exceptions import SynchronousOnlyOperation
+from django.db import connections, transaction
+from django.db.transaction import TransactionManagementError
 from django.test import override_settings
 
 from mcp_django import threads
@@ -16,7 +19,8 @@ from mcp_django.exceptions import SessionNotFound, StateConflict, StateInvalid, 
 from mcp_django.jsonrpc import MAX_DEPTH
 from mcp_django.memory import MemoryStore
 from mcp_django.state import MODIFY_ATTEMPTS, State, state_text
-from mcp_django.store import SessionStore
+from mcp_django.store import ORMStore, SessionStore
+from mcp_django.testing import inline
 from tests.unit import records
 from tests.unit.waiting import bounded
 
@@ -332,6 +336,28 @@ class TestSync:
         state = await new_state(MemoryStore())
         with pytest.raises(RuntimeError, match="from handlers and hooks only"):
             await asyncio.get_running_loop().run_in_executor(None, state.all)
+
+    @pytest.mark.skipif("connections['default'].vendor != 'sqlite'", reason="about SQLite")
+    async def test_a_change_inside_a_transaction_that_has_sqlite_locked_is_refused_at_once(
+        self, orm_store: ORMStore
+    ) -> None:
+        state = await new_state(orm_store)
+
+        def handler() -> None:
+            with transaction.atomic(), pytest.raises(TransactionManagementError, match=r"state\.set\(\)"):
+                state.set("key", 1)
+            state.set("key", 2)
+
+        await self.in_sync_handler(handler)
+        assert await state.aall() == {"key": 2}
+
+    @pytest.mark.django_db
+    def test_in_a_test_that_works_inline_a_transaction_is_fine(self) -> None:
+        state = async_to_sync(new_state)(MemoryStore())
+        with inline():
+            assert connections["default"].in_atomic_block
+            state.set("key", 1)
+            assert state.get("key") == 1
 
     @pytest.mark.parametrize("name", METHODS)
     def test_every_method_has_a_twin_with_the_same_parameters(self, name: str) -> None:

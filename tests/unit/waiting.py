@@ -71,10 +71,17 @@ def bounded(what: str) -> Iterator[None]:
 
 
 def end_lane(lane: Lane[Any]) -> None:
-    """End a lane's thread, and with it the thread's connections; the next item would start another."""
-    thread = lane._thread
-    if thread is not None:
-        lane._thread = None
+    """End a lane's threads, and with them their connections; the next item would start another."""
+    lane._thread = None
+    threads = threads_of(lane)
+    for _thread in threads:
         lane._items.put([SimpleNamespace(abandoned=True)])  # type: ignore[list-item]
+    for thread in threads:
         thread.join(SECONDS)
         assert not thread.is_alive(), f"lane {lane.name} did not end"
+
+
+def threads_of(lane: Lane[Any]) -> list[threading.Thread]:
+    """The threads that run for a lane; one, unless it was stuck."""
+    targets = [(thread, getattr(thread, "_target", None)) for thread in threading.enumerate()]
+    return [thread for thread, target in targets if getattr(target, "__self__", None) is lane]

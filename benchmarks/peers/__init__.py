@@ -1,0 +1,1 @@
+"""The peers' servers, each with the one tool ``add(a, b) -> {result}``."""
