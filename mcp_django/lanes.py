@@ -32,6 +32,7 @@ ItemT = TypeVar("ItemT")
 IDLE_SECONDS = 10.0
 MAX_ROWS = 256
 MAX_ABANDONED = 8
+SLOWER = 5
 TRANSIENT_RETRIES = 3
 
 
@@ -139,18 +140,22 @@ class Lane(Generic[ItemT]):
         if self._pid != os.getpid():
             self._reset()
         self._items.put(tickets)
-        busy_since = self._busy_since
-        stuck = busy_since is not None and monotonic() - busy_since > mcp_settings.STORE_TIMEOUT
+        stuck = self._is_stuck()
         if self._thread is None or stuck:
             self._start(stuck)
+
+    def _is_stuck(self) -> bool:
+        # After some threads were left behind, new ones come more slowly, but they never stop coming: a host that was
+        # silent for an hour is to be noticed when it is back, and nobody knows when the old threads return.
+        patience = mcp_settings.STORE_TIMEOUT * (1 if self._abandoned < MAX_ABANDONED else SLOWER)
+        busy_since = self._busy_since
+        return busy_since is not None and monotonic() - busy_since > patience
 
     def _start(self, stuck: bool) -> None:
         with self._lock:
             if self._thread is not None and not (stuck and self._busy_since is not None):
                 return
             if stuck:
-                if self._abandoned >= MAX_ABANDONED:
-                    return
                 self._abandoned += 1
                 logger.warning("lane=%s is stuck in the database; going on in a new thread", self.name)
             self._busy_since = None

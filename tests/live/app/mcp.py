@@ -1,0 +1,109 @@
+"""Tools that meet inside the database layer, tools that show a session's state, and a restore that waits."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any, TypedDict
+
+from django.contrib.contenttypes.models import ContentType
+from django.db.models import QuerySet
+
+from mcp_django import Context, Handler, RestoreMarker, tool
+from tests.live.app.server import live
+
+MEETING_SECONDS = 30
+
+parties: dict[str, threading.Barrier] = {}
+parties_lock = threading.Lock()
+restores: dict[str, asyncio.Event] = {}
+
+
+class Met(TypedDict):
+    rows: int
+
+
+class Remembered(TypedDict):
+    value: Any
+
+
+class Meeting(QuerySet[ContentType]):
+    """Counts rows, waits until all others of the party have done so too, and counts again.
+
+    Whoever waits has an open connection and blocks the thread that its ORM call runs in. So the meeting comes
+    about only if all of them run at the same time, and no clock is needed to see it.
+    """
+
+    party: threading.Barrier
+
+    def count(self) -> int:
+        super().count()
+        self.party.wait(timeout=MEETING_SECONDS)
+        return super().count()
+
+
+def meeting(name: str, size: int) -> Meeting:
+    with parties_lock:
+        party = parties.setdefault(name, threading.Barrier(size))
+    queryset = Meeting(ContentType)
+    queryset.party = party
+    return queryset
+
+
+@live.tool()
+def meet_sync(party: str, size: int) -> Met:
+    """A sync tool that does ORM queries together with `size` others."""
+    return {"rows": meeting(party, size).count()}
+
+
+@live.tool()
+async def meet_async(party: str, size: int) -> Met:
+    """An async tool that does ORM queries together with `size` others."""
+    return {"rows": await meeting(party, size).acount()}
+
+
+@live.tool()
+def remember(ctx: Context, key: str, value: int) -> Remembered:
+    """Write into the session's state."""
+    ctx.state.set(key, value)
+    return {"value": value}
+
+
+@live.tool()
+async def recall(ctx: Context, key: str) -> Remembered:
+    """Read from the session's state."""
+    return {"value": await ctx.state.aget(key)}
+
+
+@live.tool()
+async def log_level(ctx: Context) -> Remembered:
+    """The log level as the live session of this process has it."""
+    return {"value": ctx.call.session.log_level}
+
+
+@live.register
+class Slow(Handler):
+    """Restores of clients whose name begins with `slow` wait until another session's call lets them go on."""
+
+    async def on_restore(self, marker: RestoreMarker) -> None:
+        name = self.session.client_params.client_info.name
+        if name.startswith("slow"):
+            event = restores.setdefault(name, asyncio.Event())
+            await asyncio.wait_for(event.wait(), MEETING_SECONDS)
+
+    @tool()
+    async def let_go(self, name: str) -> Remembered:
+        """Let the restores of a client go on."""
+        restores.setdefault(name, asyncio.Event()).set()
+        return {"value": name}
+
+    @tool()
+    async def waiting(self) -> Remembered:
+        """Which clients' restores wait."""
+        return {"value": [name for name, event in restores.items() if not event.is_set()]}
+
+
+@live.tool()
+def fail() -> Met:
+    """A tool with a bug, for what then stands in the log."""
+    raise RuntimeError("This tool always fails.")

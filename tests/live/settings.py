@@ -1,0 +1,28 @@
+"""The demo with every logger at DEBUG, a deadline to choose, and the live tests' own server at /live/mcp."""
+
+from __future__ import annotations
+
+import os
+
+from demo_project.settings import *
+from demo_project.settings import INSTALLED_APPS as DEMO_APPS
+
+# The app named daphne is for runserver alone, and Twisted would cost every start a quarter more.
+INSTALLED_APPS = [*(app for app in DEMO_APPS if app != "daphne"), "tests.live.app"]
+ROOT_URLCONF = "tests.live.urls"
+
+MCP_DJANGO_STORE_TIMEOUT = float(os.environ.get("LIVE_STORE_TIMEOUT", "5"))
+
+# What is written here is searched for session ids and tokens: DEBUG shows the worst.
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "%(levelname)s %(name)s %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "loggers": {
+        name: {"level": "DEBUG", "handlers": ["console"], "propagate": False}
+        for name in ("django", "mcp_django", "mcp")
+    },
+}
+# Two files are watched for changes at DEBUG, every second: noise.
+LOGGING["loggers"]["django.utils.autoreload"] = {"level": "INFO"}  # type: ignore[index]
