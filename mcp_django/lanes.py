@@ -175,11 +175,12 @@ class Lane(Generic[ItemT]):
                     batch += items.get_nowait()
                 except Empty:
                     break
-            self._busy_since = monotonic()
+            since = self._busy_since = monotonic()
             waiting = [ticket for ticket in batch if not ticket.abandoned]
             for start in range(0, len(waiting), MAX_ROWS):
                 self._visit(waiting[start : start + MAX_ROWS])
-            if self._thread is threading.current_thread():
+            # Only what this thread has noted: it may have been replaced meanwhile, and the other be busy.
+            if self._busy_since == since:
                 self._busy_since = None
         self._close()
         with self._lock:

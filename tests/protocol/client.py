@@ -108,10 +108,14 @@ class Exchange:
         assert start["type"] == "http.response.start", start
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in start["headers"]]
         parts: list[bytes] = []
+        more = True
+        # To the application's own end, not just the body's: nothing of it is left when a test is over.
         while (message := await self.message()) is not None:
+            assert more, f"This came after the response's end: {message}"
             parts.append(message.get("body", b""))
-            if not message.get("more_body", False):
-                break
+            more = message.get("more_body", False)
+        await self.task
+        assert not more, "The response has no end."
         body = b"".join(parts)
         assert len(body) == int(dict(headers).get("content-length", len(body))), "Content-Length is wrong."
         return Response(start["status"], headers, body)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -80,10 +79,8 @@ def stage() -> Stage:
 def client_goes_away() -> Iterator[None]:
     """For tests in which it does: before Django 6, Django leaves the body's file open then. It is collected here,
     so that no other test gets the warning."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Unclosed file <tempfile.SpooledTemporaryFile", ResourceWarning)
-        yield
-        gc.collect()
+    yield
+    gc.collect()
 
 
 @pytest.fixture

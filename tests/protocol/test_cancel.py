@@ -130,6 +130,7 @@ async def test_an_id_may_be_used_again_after_a_cancel(client: Client, stage: Sta
 
 
 @pytest.mark.usefixtures("client_goes_away")
+@pytest.mark.filterwarnings("ignore:Unclosed file <tempfile:ResourceWarning")
 @pytest.mark.parametrize("tool", ["pause", "pause_in_thread"])
 @pytest.mark.parametrize("how", ["disconnect", "abort"])
 async def test_a_broken_connection_neither_stops_a_call_nor_loses_what_it_does(
@@ -151,6 +152,7 @@ async def test_a_broken_connection_neither_stops_a_call_nor_loses_what_it_does(
 
 
 @pytest.mark.usefixtures("client_goes_away")
+@pytest.mark.filterwarnings("ignore:Unclosed file <tempfile:ResourceWarning")
 async def test_a_client_that_goes_away_before_its_body_is_there_leaves_nothing_behind(client: Client) -> None:
     session = await client.open()
 
