@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
 
 
+MAX_KEY_LENGTH: Final = 255
+
+
 @dataclass(slots=True, frozen=True)
 class Principal:
     """Whom a request speaks for.
@@ -36,6 +39,10 @@ class Principal:
 
     key: str
     user: AbstractBaseUser | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.key) > MAX_KEY_LENGTH:
+            raise ValueError(f"A principal's key has at most {MAX_KEY_LENGTH} characters, got {len(self.key)}.")
 
     @property
     def user_or_anonymous(self) -> AbstractBaseUser | AnonymousUser:

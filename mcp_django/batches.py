@@ -152,8 +152,8 @@ _queries = threading.local()
 
 def _query(alias: str, columns: tuple[str, ...], size: int) -> _Query:
     # Connections belong to threads, and compilers to connections.
-    cache: dict[str, _Query] = _queries.__dict__
-    key = f"{alias} {len(columns)} {size}"
+    cache: dict[tuple[str, tuple[str, ...], int], _Query] = _queries.__dict__.setdefault("cache", {})
+    key = (alias, columns, size)
     if key not in cache:
         cache[key] = _Query(alias, columns, size)
     return cache[key]

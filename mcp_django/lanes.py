@@ -175,6 +175,10 @@ class Lane(Generic[ItemT]):
                     batch += items.get_nowait()
                 except Empty:
                     break
+            if self._thread is not threading.current_thread():
+                # Replaced while it waited here: the work is the other thread's.
+                items.put(batch)
+                break
             since = self._busy_since = monotonic()
             waiting = [ticket for ticket in batch if not ticket.abandoned]
             for start in range(0, len(waiting), MAX_ROWS):
@@ -187,8 +191,6 @@ class Lane(Generic[ItemT]):
             self._abandoned -= 1
 
     def _visit(self, tickets: list[Ticket[ItemT] | _Posted[ItemT]]) -> None:
-        if not tickets:
-            return
         outcomes: Sequence[Any]
         try:
             outcomes = self._attempt([ticket.item for ticket in tickets])

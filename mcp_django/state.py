@@ -12,13 +12,12 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.core.exceptions import SynchronousOnlyOperation
-from django.db import connections, router
+from django.db import connections
 from django.db.transaction import TransactionManagementError
 
 from mcp_django import jsonrpc, lanes, threads
 from mcp_django.conf import mcp_settings
 from mcp_django.exceptions import StateConflict, StateInvalid, StateTooLarge
-from mcp_django.models import Session
 
 if TYPE_CHECKING:
     from mcp_django.store import SessionStore
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 ResultT = TypeVar("ResultT")
 
 MODIFY_ATTEMPTS = 20
+READS = frozenset({"all", "get"})
 
 
 class State:
@@ -134,26 +134,26 @@ class State:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            refuse_locked_database(name)
+            if name not in READS:
+                self._refuse_locked_database(name)
             result: ResultT = threads.wait_for(method(*args))
             return result
         raise SynchronousOnlyOperation(
             f"state.{name}() blocks and was called in async code. Use `await state.a{name}(...)` there."
         )
 
-
-def refuse_locked_database(name: str) -> None:
-    """Say early what would otherwise be a wait until the deadline, for everybody.
-
-    Raises:
-        TransactionManagementError: this thread has SQLite locked, and another connection is to write.
-    """
-    connection = connections[router.db_for_write(Session)]
-    if connection.vendor == "sqlite" and connection.in_atomic_block and not lanes.inline.enabled:
-        raise TransactionManagementError(
-            f"state.{name}() was called inside transaction.atomic(), which has SQLite locked for the state's own "
-            "connection. Call it before or after the block."
-        )
+    def _refuse_locked_database(self, name: str) -> None:
+        """Say early what would otherwise be a wait until the deadline, for everybody."""
+        # Only the ORM store has one.
+        alias = getattr(self._store, "alias", None)
+        if alias is None or lanes.inline.enabled:
+            return
+        connection = connections[alias()]
+        if connection.vendor == "sqlite" and connection.in_atomic_block:
+            raise TransactionManagementError(
+                f"state.{name}() was called inside transaction.atomic(), which has SQLite locked for the state's own "
+                "connection. Call it before or after the block."
+            )
 
 
 def state_text(state: Any) -> str:

@@ -71,15 +71,23 @@ async def run_in(threads: ThreadPoolExecutor, fn: Callable[..., ResultT], *args:
     The copy keeps what the function sets there from whatever runs next.
     """
     if inline.enabled:
-        return await sync_to_async(fn)(*args, **kwargs)
+        return await sync_to_async(called)(fn, *args, **kwargs)
     run = sync_to_async(_released, thread_sensitive=False, executor=threads, context=contextvars.copy_context())
     return await run(fn, *args, **kwargs)
+
+
+def called(fn: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
+    """What ``fn`` returns. No future can carry a ``StopIteration``, and some versions of Python wait for ever then."""
+    try:
+        return fn(*args, **kwargs)
+    except StopIteration as error:
+        raise RuntimeError("a handler raised StopIteration") from error
 
 
 def _released(fn: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
     release_connections()
     try:
-        return fn(*args, **kwargs)
+        return called(fn, *args, **kwargs)
     finally:
         release_connections()
 
