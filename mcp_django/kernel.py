@@ -7,11 +7,9 @@ pagination, ``logging/setLevel``, and capabilities that name only what can be de
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from django.core.exceptions import ImproperlyConfigured
@@ -44,10 +42,10 @@ from pydantic import AnyUrl, ValidationError
 from mcp_django import jsonrpc, threads
 from mcp_django.bindings import check_parameters, current_context, explained, prepared, with_context, without_context
 from mcp_django.calls import Call, current_call
-from mcp_django.conf import mcp_settings
 from mcp_django.context import Context
 from mcp_django.exceptions import HandlerError, HookFailed, SessionNotFound, StoreUnavailable
 from mcp_django.handlers import Registration, RestoreMarker
+from mcp_django.pagination import LISTS, page
 
 if TYPE_CHECKING:
     from mcp_django.server import MCPServer
@@ -55,14 +53,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mcp_django.calls")
 
 MAX_COMPLETIONS = 100  # server/utilities/completion, response limits
-
-LISTS = {
-    "tools/list": "tools",
-    "prompts/list": "prompts",
-    "resources/list": "resources",
-    "resources/templates/list": "resourceTemplates",
-}
-
 
 # Read off the class: the cached properties of an instance hold its own bound methods, a reference cycle per request.
 on_request: Callable[[ServerRunner[Any]], OnRequest] = vars(ServerRunner)["on_request"].func
@@ -322,42 +312,6 @@ def limited(found: Completion | Iterable[str]) -> Completion:
     if count <= MAX_COMPLETIONS:
         return completion
     return Completion(values=completion.values[:MAX_COMPLETIONS], total=completion.total or count, has_more=True)
-
-
-def page(result: dict[str, Any], key: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
-    """One page of a list's result, ``MCP_DJANGO_PAGE_SIZE`` long (server/utilities/pagination).
-
-    Raises:
-        MCPError: -32602, the cursor is not ours or points behind the end.
-    """
-    start = position(params)
-    end = start + mcp_settings.PAGE_SIZE
-    items = result[key]
-    if start and start >= len(items):
-        raise MCPError(jsonrpc.INVALID_PARAMS, "Invalid cursor: the list has become shorter. Start again without one.")
-    if end < len(items):
-        result["nextCursor"] = base64.urlsafe_b64encode(f"at:{end}".encode()).decode()
-    result[key] = items[start:end]
-    return result
-
-
-def position(params: Mapping[str, Any] | None) -> int:
-    """Where a list request's cursor points; 0 without one.
-
-    Raises:
-        MCPError: -32602, it is no cursor of ours.
-    """
-    cursor = (params or {}).get("cursor")
-    if cursor is None:
-        return 0
-    try:
-        text = base64.b64decode(str(cursor).encode("ascii"), altchars=b"-_", validate=True).decode("ascii")
-        prefix, _, number = text.partition(":")
-        if prefix == "at" and number.isdigit() and len(number) < 10:
-            return int(number)
-    except (ValueError, binascii.Error):
-        pass
-    raise MCPError(jsonrpc.INVALID_PARAMS, "Invalid cursor: send back a nextCursor as it came, or none.")
 
 
 def fields_of(error: ValidationError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from typing import Annotated, Any, ClassVar, Literal, TypedDict
 
@@ -20,7 +21,7 @@ from pydantic import BaseModel
 from mcp_django import Authenticator, Context, Handler, MCPServer, Principal, RestoreMarker, resource, tool
 from mcp_django.auth import DjangoLogin
 from mcp_django.exceptions import HandlerError
-from tests.protocol.stage import stage
+from tests.protocol.stage import SECONDS, stage
 
 SECRET = "the-password-in-an-exception"
 TOKENS = {"token-of-alice": "alice", "token-of-bob": "bob"}
@@ -171,6 +172,36 @@ def pause_in_thread(ctx: Context, place: str) -> Value:
         return {"value": ctx.state.increment("paused")}
     finally:
         stage.record(f"left {place}")
+
+
+@main.tool()
+async def pause_in_query(place: str) -> Value:
+    """Stop at a gate of the test's inside of a database query, by the async ORM."""
+    queryset = Pausing(User)
+    queryset.place = place
+    return {"value": await queryset.acount()}
+
+
+@main.tool()
+async def wait_for_ever() -> Value:
+    """Ends only if it is cancelled, or when the test has failed anyhow."""
+    stage.record("waiting for ever")
+    async with asyncio.timeout(SECONDS / 3):
+        await asyncio.get_running_loop().create_future()
+    return {"value": None}
+
+
+class Pausing(QuerySet[User]):
+    """A query that takes as long as the test wants it to."""
+
+    place: str
+
+    def count(self) -> int:
+        try:
+            stage.visit_from_thread(self.place)
+            return super().count()
+        finally:
+            stage.record(f"left {self.place}")
 
 
 class Meeting(QuerySet[User]):

@@ -65,6 +65,10 @@ class Stage:
         gate = self._gates[place] = Gate()
         return gate
 
+    def let_pass(self, place: str) -> None:
+        """Whoever comes to ``place`` from now on is not held; those who wait there go on waiting."""
+        del self._gates[place]
+
     def fail(self, place: str, error: BaseException, *, times: int = 1) -> None:
         """The next ``times`` visits to ``place`` raise."""
         self._failures[place] = [error] * times

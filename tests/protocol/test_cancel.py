@@ -98,6 +98,27 @@ async def test_a_call_that_is_over_is_not_cancelled_any_more(client: Client) -> 
     assert await session.call("count") == {"value": 2}
 
 
+@pytest.mark.parametrize("end", ["cancel", "delete"])
+async def test_a_call_that_is_cancelled_again_while_its_query_runs_holds_up_nobody(
+    client: Client, stage: Stage, end: str
+) -> None:
+    session, other = await client.open(), await client.open()
+    gate = stage.hold("here")
+    message = session.tool("pause_in_query", place="here")
+    exchange = session.begin(message)
+    await gate.reached()
+    await session.cancel(message["id"])
+    if end == "cancel":
+        await session.cancel(message["id"])
+    else:
+        await session.delete()
+    assert await other.call("add", a=1, b=2) == {"result": 3}
+    assert stage.count("left here") == 0, "The query must still be running."
+    gate.open()
+    assert (await exchange.response()).error["code"] == -32800
+    await until(lambda: stage.count("left here") == 1)
+
+
 async def test_a_call_that_waits_for_its_turn_can_be_cancelled_and_never_runs(
     client: Client, stage: Stage, settings: Settings
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from django.db import OperationalError
 
 from mcp_django.models import Session as Row
-from tests.protocol.client import Client, Response, Session, case
+from tests.protocol.client import Client, Response, Session, case, together
 from tests.protocol.outage import refusing, silent
 from tests.protocol.processes import Processes
 from tests.protocol.stage import Stage
@@ -183,6 +183,24 @@ async def test_authentication_that_fails_in_the_database_is_a_503(alice: Client,
     for path in (initialize, request, delete):
         assert_unavailable(await path(session))
     assert (await session.request("ping")).result == {}
+
+
+async def test_authentications_that_hang_for_ever_keep_no_later_one_from_being_made(
+    alice: Client, stage: Stage, settings: Settings
+) -> None:
+    session = await alice.open()
+    settings.MCP_DJANGO_STORE_TIMEOUT = 0.2
+    gate = stage.hold("authenticate")
+    hanging = [session.begin(alice.message("ping")) for _ in range(16)]
+    for response in await together(*hanging):
+        assert_unavailable(response)
+    # The database is back, but a connection that died in silence may keep its thread for hours.
+    stage.let_pass("authenticate")
+    settings.MCP_DJANGO_STORE_TIMEOUT = 2.0
+    try:
+        assert (await session.request("ping")).result == {}
+    finally:
+        gate.open()
 
 
 async def test_authentication_that_hangs_in_the_database_is_a_503_after_the_deadline(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +15,7 @@ from mcp_django.models import Session as Row
 from mcp_django.models import digest_of
 from mcp_django.sessions import sessions
 from tests.protocol.client import initialize_params
-from tests.protocol.stage import Stage
+from tests.protocol.stage import SECONDS, Stage
 
 if TYPE_CHECKING:
     from pytest_django import Settings
@@ -87,6 +89,25 @@ def test_tools_know_their_user_and_request(browser: Client) -> None:
         facts = response.json()["result"]["structuredContent"]
         assert (facts["user"], facts["path"], facts["header"]) == ("alice", PATH, "something")
     assert post(browser, request("ping"), session).status_code == 404
+
+
+@pytest.mark.parametrize("end", ["cancel", "delete"])
+def test_a_call_is_stopped_by_a_request_that_another_thread_serves(browser: Client, stage: Stage, end: str) -> None:
+    session = opened(browser)
+    with ThreadPoolExecutor(1) as pool:
+        message = request("tools/call", {"name": "wait_for_ever"})
+        calling = pool.submit(post, Client(), message, session)
+        deadline = monotonic() + SECONDS
+        while not stage.count("waiting for ever"):
+            assert monotonic() < deadline
+            sleep(0.005)
+        if end == "cancel":
+            notification = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
+            assert post(browser, notification, session).status_code == 202
+        else:
+            assert browser.delete(PATH, headers={"Mcp-Session-Id": session}).status_code == 204
+        response = calling.result(timeout=SECONDS / 5)
+    assert response.json()["error"]["code"] == -32800
 
 
 def test_get_is_405(browser: Client) -> None:

@@ -40,7 +40,8 @@ from pydantic import BaseModel, ValidationError
 import mcp_django
 from mcp_django import Context, MCPServer
 from mcp_django.calls import Call
-from mcp_django.kernel import LISTS, Kernel
+from mcp_django.kernel import Kernel
+from mcp_django.pagination import LISTS
 from mcp_django.sessions import negotiated, parse_initialize_params
 from mcp_django.testing import ClientError, connect
 from tests.unit.records import PARAMS
@@ -48,7 +49,7 @@ from tests.unit.records import PARAMS
 pytestmark = pytest.mark.anyio
 
 SOURCES = Path(mcp_django.__file__).parent
-SDK_MODULES = {"bindings", "calls", "context", "kernel", "legacy"}
+SDK_MODULES = {"bindings", "calls", "context", "kernel", "legacy", "pagination"}
 
 
 @contextmanager
@@ -252,7 +253,7 @@ async def test_a_tool_error_is_for_the_model_and_any_other_text_stays_here(serve
 async def test_lists_leave_the_runner_as_plain_dicts_with_these_keys(server: MCPServer, method: str) -> None:
     async with connect(server) as client:
         result = await client.request(method)
-    assert result == {LISTS[method]: []}, "kernel.page cuts these lists into pages."
+    assert result == {LISTS[method]: []}, "pagination.page cuts these lists into pages."
 
 
 # mcp.server.mcpserver.Context
