@@ -88,11 +88,17 @@ class Call:
             self._task = None
 
     def cancel(self) -> None:
-        """Stop the call at its next await; one that has ended is left alone."""
-        if self._task is not None and not self._task.done():
+        """Stop the call at its next await; one that has ended is left alone. From any thread."""
+        task = self._task
+        if task is not None and not task.done():
+            # Under WSGI the cancelling request runs in another thread's loop, which must not touch this one's.
+            task.get_loop().call_soon_threadsafe(self._cancel, task)
+
+    def _cancel(self, task: asyncio.Task[Any]) -> None:
+        if not task.done():
             self.cancelled = True
             self.cancel_requested.set()
-            self._task.cancel()
+            task.cancel()
 
     @property
     def headers(self) -> Mapping[str, str]:

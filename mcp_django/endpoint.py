@@ -117,6 +117,9 @@ async def principal_of(server: MCPServer, request: Request) -> Principal:
         return ANONYMOUS
     try:
         async with asyncio.timeout(mcp_settings.STORE_TIMEOUT):
-            return await threads.run_in(threads.authenticator_pool(), authenticate, concerned, request.django)
-    except (DatabaseError, TimeoutError) as error:
-        raise StoreUnavailable(f"Authentication got no answer from the database: {type(error).__name__}.") from error
+            return await threads.run_in(threads.authenticator_pool.current(), authenticate, concerned, request.django)
+    except TimeoutError as error:
+        threads.authenticator_pool.timed_out()
+        raise StoreUnavailable("Authentication got no answer in time.") from error
+    except DatabaseError as error:
+        raise StoreUnavailable(f"Authentication failed in the database: {type(error).__name__}.") from error

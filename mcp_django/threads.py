@@ -14,6 +14,7 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import Any, ParamSpec, TypeVar
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
@@ -24,7 +25,7 @@ from django.urls import get_script_prefix, set_script_prefix
 from opentelemetry import context as otel
 
 from mcp_django.conf import mcp_settings
-from mcp_django.lanes import inline
+from mcp_django.lanes import MAX_ABANDONED, SLOWER, inline
 from mcp_django.models import Session
 
 P = ParamSpec("P")
@@ -53,10 +54,35 @@ def pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(mcp_settings.CALL_THREADS, thread_name_prefix="mcp-django-call")
 
 
-@functools.lru_cache(maxsize=1)
-def authenticator_pool() -> ThreadPoolExecutor:
-    """The pool in which authenticators run: slow handlers must not keep requests from being let in."""
-    return ThreadPoolExecutor(AUTHENTICATOR_THREADS, thread_name_prefix="mcp-django-auth")
+class AuthenticatorPool:
+    """The pool in which authenticators run: slow handlers must not keep requests from being let in.
+
+    Threads that are stuck in a database which went silent are left behind with their pool, and a new one is made; not
+    too often, and after some times more slowly, as the store's lanes do it.
+    """
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+        self._made = 0.0
+        self._left = 0
+
+    def current(self) -> ThreadPoolExecutor:
+        """The pool to use now."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(AUTHENTICATOR_THREADS, thread_name_prefix="mcp-django-auth")
+            self._made = monotonic()
+        return self._pool
+
+    def timed_out(self) -> None:
+        """An authentication did not end in time."""
+        patience = mcp_settings.STORE_TIMEOUT * (1 if self._left < MAX_ABANDONED else SLOWER)
+        if self._pool is not None and monotonic() - self._made >= patience:
+            self._pool.shutdown(wait=False)
+            self._pool = None
+            self._left += 1
+
+
+authenticator_pool = AuthenticatorPool()
 
 
 async def run_sync(fn: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
@@ -179,6 +205,9 @@ def wait_for(coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
     except LookupError:
         coroutine.close()
         raise RuntimeError("A session's state is reached from handlers and hooks only.") from None
+    if loop.is_closed():
+        coroutine.close()
+        raise RuntimeError("The call that this thread works for has ended.")
     return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from django.db import OperationalError
 
+from mcp_django import threads
 from mcp_django.models import Session as Row
 from tests.protocol.client import Client, Response, Session, case, together
 from tests.protocol.outage import refusing, silent
@@ -189,6 +191,7 @@ async def test_authentications_that_hang_for_ever_keep_no_later_one_from_being_m
     alice: Client, stage: Stage, settings: Settings
 ) -> None:
     session = await alice.open()
+    stuck = threads.authenticator_pool.current()
     settings.MCP_DJANGO_STORE_TIMEOUT = 0.2
     gate = stage.hold("authenticate")
     hanging = [session.begin(alice.message("ping")) for _ in range(16)]
@@ -201,12 +204,15 @@ async def test_authentications_that_hang_for_ever_keep_no_later_one_from_being_m
         assert (await session.request("ping")).result == {}
     finally:
         gate.open()
+        # Their threads still use the database, which is this test's only until its end.
+        await asyncio.to_thread(stuck.shutdown, wait=True)
 
 
 async def test_authentication_that_hangs_in_the_database_is_a_503_after_the_deadline(
     alice: Client, stage: Stage, settings: Settings
 ) -> None:
     session = await alice.open()
+    stuck = threads.authenticator_pool.current()
     settings.MCP_DJANGO_STORE_TIMEOUT = 0.2
     gate = stage.hold("authenticate")
     exchange = session.begin(session.tool("add", a=1, b=2))
@@ -215,3 +221,4 @@ async def test_authentication_that_hangs_in_the_database_is_a_503_after_the_dead
         assert_unavailable(await exchange.response(within=3.0))
     finally:
         gate.open()
+        await asyncio.to_thread(stuck.shutdown, wait=True)
