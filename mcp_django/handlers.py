@@ -103,23 +103,28 @@ def _mark(kind: Kind, options: dict[str, Any]) -> Callable[[FunctionT], Function
 
 def tool(name: str | None = None, **options: Any) -> Callable[[FunctionT], FunctionT]:
     """Mark a method of a :class:`Handler` as a tool. Takes the arguments of :meth:`MCPServer.tool`."""
-    _no_bare_decorator("tool", name)
+    no_bare_decorator("tool", name)
     return _mark("tool", {"name": name, **options})
 
 
 def resource(uri: str, **options: Any) -> Callable[[FunctionT], FunctionT]:
     """Mark a method as a resource, or as a template if ``uri`` has ``{variables}``. See :meth:`MCPServer.resource`."""
-    _no_bare_decorator("resource", uri)
+    no_bare_decorator("resource", uri)
     return _mark("resource", {"uri": uri, **options})
 
 
 def prompt(name: str | None = None, **options: Any) -> Callable[[FunctionT], FunctionT]:
     """Mark a method as a prompt. Takes the arguments of :meth:`MCPServer.prompt`."""
-    _no_bare_decorator("prompt", name)
+    no_bare_decorator("prompt", name)
     return _mark("prompt", {"name": name, **options})
 
 
-def _no_bare_decorator(kind: str, argument: object) -> None:
+def no_bare_decorator(kind: str, argument: object) -> None:
+    """Notice a decorator that was written without its parentheses.
+
+    Raises:
+        ImproperlyConfigured: its argument is the function that it stands on.
+    """
     if callable(argument):
         raise ImproperlyConfigured(f"Write @{kind}(...) with parentheses; it was used as @{kind} on {argument!r}.")
 

@@ -36,6 +36,15 @@ SLOWER = 5
 TRANSIENT_RETRIES = 3
 
 
+def patience(abandoned: int) -> float:
+    """How many seconds to wait for a stuck thread before another takes its place.
+
+    After some were left behind, new ones come more slowly, but they never stop coming: a host that was silent for an
+    hour is to be noticed when it is back, and nobody knows when the old threads return.
+    """
+    return mcp_settings.STORE_TIMEOUT * (1 if abandoned < MAX_ABANDONED else SLOWER)
+
+
 class _Inline:
     """Tests inside a transaction: the lanes' work runs in the caller's thread (see ``mcp_django.testing``)."""
 
@@ -145,11 +154,8 @@ class Lane(Generic[ItemT]):
             self._start(stuck)
 
     def _is_stuck(self) -> bool:
-        # After some threads were left behind, new ones come more slowly, but they never stop coming: a host that was
-        # silent for an hour is to be noticed when it is back, and nobody knows when the old threads return.
-        patience = mcp_settings.STORE_TIMEOUT * (1 if self._abandoned < MAX_ABANDONED else SLOWER)
         busy_since = self._busy_since
-        return busy_since is not None and monotonic() - busy_since > patience
+        return busy_since is not None and monotonic() - busy_since > patience(self._abandoned)
 
     def _start(self, stuck: bool) -> None:
         with self._lock:

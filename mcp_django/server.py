@@ -18,7 +18,7 @@ from django.utils.functional import cached_property
 from django.utils.module_loading import autodiscover_modules
 
 from mcp_django.auth import Authenticator, default_authenticators
-from mcp_django.handlers import Handler, Kind, Registration, registrations_of
+from mcp_django.handlers import Handler, Kind, Registration, no_bare_decorator, registrations_of
 
 if TYPE_CHECKING:
     from django.urls import URLPattern
@@ -185,8 +185,7 @@ class MCPServer:
         return handler
 
     def _decorator(self, kind: Kind, argument: object, options: dict[str, Any]) -> Callable[[FunctionT], FunctionT]:
-        if callable(argument):
-            raise ImproperlyConfigured(f"Write @{kind}(...) with parentheses; it was used as @{kind} on {argument!r}.")
+        no_bare_decorator(kind, argument)
 
         def decorate(fn: FunctionT) -> FunctionT:
             if not inspect.isroutine(fn):

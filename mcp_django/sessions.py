@@ -15,7 +15,7 @@ from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.dispatch import Signal
 from django.utils import timezone
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from mcp_django.kernel import Kernel
 
 logger = logging.getLogger("mcp_django.sessions")
+
+FoundT = TypeVar("FoundT", SessionHead, SessionRecord)
 
 
 @dataclass(slots=True)
@@ -112,30 +114,29 @@ class Sessions:
         digest = digest_of(visit.session_id)
         session = self.live.get(digest)
         if session is None:
-            record = await self.store.load(digest)
-            self._check(visit, digest, None if record is None else record.head)
-            assert record is not None
+            record = self._usable(visit, digest, await self.store.load(digest))
             return await self._restored(record, visit)
-        head = await self.store.head(digest)
-        self._check(visit, digest, head)
-        if head is not None and session.epoch < head.epoch:
-            record = await self.store.load(digest)
-            if record is not None:
-                session.refresh(record)
+        head = self._usable(visit, digest, await self.store.head(digest))
+        if session.epoch < head.epoch:
+            changed = await self.store.load(digest)
+            if changed is not None:
+                session.refresh(changed)
         return session
 
-    def _check(self, visit: Visit, digest: str, head: SessionHead | None) -> None:
-        """Whether the row is that of a session which this visitor may use here."""
+    def _usable(self, visit: Visit, digest: str, found: FoundT | None) -> FoundT:
+        """What the store has of a session, if it is one that this visitor may use here."""
         now = timezone.now()
-        if head is None or not head.is_live(now):
+        if found is None or not head_of(found).is_live(now):
             self.live.drop(digest)
             raise SessionNotFound
+        head = head_of(found)
         # Compared here and not in the query: some collations take "Bob" for "bob ".
         if head.server != visit.server or head.principal != visit.principal.key:
             raise SessionNotFound
         expires_at = now + mcp_settings.SESSION_TTL
         if expires_at - head.expires_at >= mcp_settings.TOUCH_RESOLUTION:
             self.store.touch(digest, now, expires_at)
+        return found
 
     async def _restored(self, record: SessionRecord, visit: Visit) -> LiveSession:
         """Restore once, however many requests ask for it at once; all get the same session or the same error."""
@@ -228,7 +229,7 @@ class Sessions:
             SessionNotFound: to this caller there is none.
         """
         digest = digest_of(visit.session_id)
-        self._check(visit, digest, await self.store.head(digest))
+        self._usable(visit, digest, await self.store.head(digest))
         ended = await self.store.end(digest, reason, "terminated")
         session = self.live.drop(digest)
         if not ended:
@@ -236,6 +237,11 @@ class Sessions:
         for call in list(session.calls) if session is not None else ():
             call.cancel()
         await announce(signals.session_ended, visit, session=digest, reason=reason)
+
+
+def head_of(found: SessionHead | SessionRecord) -> SessionHead:
+    """The part that requests are checked against."""
+    return found.head if isinstance(found, SessionRecord) else found
 
 
 async def announce(signal: Signal, visit: Visit, **arguments: Any) -> None:

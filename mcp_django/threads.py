@@ -25,7 +25,7 @@ from django.urls import get_script_prefix, set_script_prefix
 from opentelemetry import context as otel
 
 from mcp_django.conf import mcp_settings
-from mcp_django.lanes import MAX_ABANDONED, SLOWER, inline
+from mcp_django.lanes import inline, patience
 from mcp_django.models import Session
 
 P = ParamSpec("P")
@@ -75,8 +75,7 @@ class AuthenticatorPool:
 
     def timed_out(self) -> None:
         """An authentication did not end in time."""
-        patience = mcp_settings.STORE_TIMEOUT * (1 if self._left < MAX_ABANDONED else SLOWER)
-        if self._pool is not None and monotonic() - self._made >= patience:
+        if self._pool is not None and monotonic() - self._made >= patience(self._left):
             self._pool.shutdown(wait=False)
             self._pool = None
             self._left += 1
