@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mcp_django.auth import Authenticator, Principal
     from mcp_django.context import Context
     from mcp_django.handlers import Handler, RestoreMarker, prompt, resource, tool
+    from mcp_django.model_resources import resource_updates
     from mcp_django.server import MCPServer, mcp
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "mcp",
     "prompt",
     "resource",
+    "resource_updates",
     "tool",
 ]
 
@@ -37,6 +39,7 @@ _HOMES = {
     "mcp": "mcp_django.server",
     "prompt": "mcp_django.handlers",
     "resource": "mcp_django.handlers",
+    "resource_updates": "mcp_django.model_resources",
     "tool": "mcp_django.handlers",
 }
 

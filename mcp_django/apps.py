@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from importlib import import_module
+
 from django.apps import AppConfig
+from django.utils.autoreload import DJANGO_AUTORELOAD_ENV
 from django.utils.translation import gettext_lazy as _
 
 
@@ -17,3 +21,8 @@ class MCPConfig(AppConfig):
     def ready(self) -> None:
         # Models can be imported from here on. The checks themselves import the SDK only when they run.
         from mcp_django import checks  # noqa: F401, PLC0415
+
+        if os.environ.get(DJANGO_AUTORELOAD_ENV) == "true":
+            # runserver imports the URLconf and runs the checks in two threads at once. Both would import the SDK, whose
+            # modules import each other in circles, and each thread would wait for the other.
+            import_module("mcp_django.views")

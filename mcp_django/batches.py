@@ -1,7 +1,4 @@
-"""What one visit to the database does: reads and writes of many sessions in few statements. Synchronous.
-
-Runs in the lanes' threads only. All rows go through the database that sessions are written to.
-"""
+"""Reads and writes of sessions, as they go through the lanes: each kind serves many at once."""
 
 from __future__ import annotations
 
@@ -15,13 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from django.db import connections, router, transaction
+from django.db import connections
 from django.db.models import F
-from django.db.models.functions import Now
 
 from mcp_django.exceptions import HandlerError, SessionNotFound
 from mcp_django.models import Process, Session
 from mcp_django.state import state_text
+from mcp_django.visits import alias
 
 if TYPE_CHECKING:
     from mcp_django.store import SessionRecord, StateOperation
@@ -47,37 +44,115 @@ RECORD_COLUMNS = (
 
 @dataclass(slots=True, frozen=True)
 class ReadHead:
+    """What requests are checked against; None if there is no such session."""
+
     digest: str
+
+    @staticmethod
+    def serve(items: Sequence[ReadHead]) -> list[tuple[Any, ...] | None]:
+        heads = {row[0]: tuple(row[1:]) for row in _rows({item.digest for item in items}, HEAD_COLUMNS)}
+        return [heads.get(item.digest) for item in items]
+
+
+@dataclass(slots=True, frozen=True)
+class ReadHeads:
+    """The same for many sessions in one query; those that are not there are left out."""
+
+    digests: frozenset[str]
+
+    @staticmethod
+    def serve(items: Sequence[ReadHeads]) -> list[dict[str, tuple[Any, ...]]]:
+        digests = {digest for item in items for digest in item.digests}
+        rows = _sessions(digests).values_list("pk", *HEAD_COLUMNS) if digests else ()
+        heads = {row[0]: tuple(row[1:]) for row in rows}
+        return [{digest: heads[digest] for digest in item.digests if digest in heads} for item in items]
 
 
 @dataclass(slots=True, frozen=True)
 class ReadRecord:
+    """A whole session but for its state; None if there is none."""
+
     digest: str
+
+    @staticmethod
+    def serve(items: Sequence[ReadRecord]) -> list[dict[str, Any] | None]:
+        columns = ("digest", *RECORD_COLUMNS)
+        rows = _rows({item.digest for item in items}, RECORD_COLUMNS)
+        records = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
+        return [records.get(item.digest) for item in items]
 
 
 @dataclass(slots=True, frozen=True)
 class ReadState:
+    """The state of an active session and its version; None if there is none."""
+
     digest: str
+
+    @staticmethod
+    def serve(items: Sequence[ReadState]) -> list[tuple[dict[str, Any], int] | None]:
+        rows = _sessions({item.digest for item in items}).active().values_list("pk", "state_json", "state_version")
+        states = {pk: (json.loads(text), version) for pk, text, version in rows}
+        return [states.get(item.digest) for item in items]
 
 
 @dataclass(slots=True, frozen=True)
 class ReadProcess:
+    """Whether a process lives: by its lease, on the database's clock; and for one of this machine, by asking the
+    machine."""
+
     process: uuid.UUID
 
+    @staticmethod
+    def serve(items: Sequence[ReadProcess]) -> list[bool]:
+        rows = Process.objects.using(alias()).alive().in_bulk({item.process for item in items})
+        return [item.process in rows and _runs(rows[item.process]) for item in items]
 
-Read = ReadHead | ReadRecord | ReadState | ReadProcess
+
+def _runs(process: Process) -> bool:
+    return process.host != socket.gethostname() or _pid_runs(process.pid)
+
+
+def _pid_runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+Read = ReadHead | ReadHeads | ReadRecord | ReadState | ReadProcess
 
 
 @dataclass(slots=True, frozen=True)
 class Create:
+    """A new session."""
+
     record: SessionRecord
+
+    @staticmethod
+    def serve(items: Sequence[Create]) -> list[None]:
+        columns = [{name: getattr(item.record, name) for name in RECORD_COLUMNS} for item in items]
+        rows = [Session(pk=item.record.digest, **values) for item, values in zip(items, columns, strict=True)]
+        Session.objects.using(alias()).bulk_create(rows)
+        return [None] * len(items)
 
 
 @dataclass(slots=True, frozen=True)
 class Touch:
+    """The last use and the expiry that follows from it."""
+
     digest: str
     seen_at: datetime
     expires_at: datetime
+
+    @staticmethod
+    def serve(items: Sequence[Touch]) -> list[None]:
+        # Requests of one batch lie milliseconds apart and a touch has a resolution of a minute: one time serves all.
+        latest = max(items, key=lambda item: item.seen_at)
+        _sessions({item.digest for item in items}).touch(latest.seen_at, latest.expires_at)
+        return [None] * len(items)
 
 
 @dataclass(slots=True, frozen=True)
@@ -86,41 +161,83 @@ class Change:
 
     change: Callable[[], bool]
 
+    @staticmethod
+    def serve(items: Sequence[Change]) -> list[bool]:
+        return [item.change() for item in items]
+
 
 @dataclass(slots=True, frozen=True)
 class ChangeState:
+    """An operation on a session's state; its outcome is the operation's."""
+
     digest: str
     operation: StateOperation
+
+    @staticmethod
+    def serve(items: Sequence[ChangeState]) -> list[Any]:
+        """Run every operation, the rows locked in one order, each row written once."""
+        held = _locked({item.digest for item in items})
+        states = {pk: row.state for pk, row in held.items()}
+        changed: set[str] = set()
+        outcomes: list[Any] = []
+        for item in items:
+            if item.digest not in states:
+                outcomes.append(SessionNotFound())
+                continue
+            try:
+                states[item.digest], outcome = _operate(states[item.digest], item.operation)
+            except HandlerError as error:
+                outcomes.append(error)
+                continue
+            changed.add(item.digest)
+            outcomes.append(outcome)
+        for pk in sorted(changed):
+            if not held[pk].replace_state(state_text(states[pk]), version=held[pk].state_version):
+                # The session ended between the two statements.
+                raise SessionNotFound
+        return outcomes
 
 
 @dataclass(slots=True, frozen=True)
 class RenewLease:
+    """This process lives."""
+
     process: uuid.UUID
     version: str
+
+    @staticmethod
+    def serve(items: Sequence[RenewLease]) -> list[None]:
+        item = items[-1]
+        process = Process(pk=item.process)
+        if not process.renew():
+            Process.objects.using(alias()).create(
+                pk=item.process, host=socket.gethostname()[:255], pid=os.getpid(), version=item.version
+            )
+        return [None] * len(items)
 
 
 Write = Create | Touch | Change | ChangeState | RenewLease
 
 
-def read(items: list[Read]) -> list[Any]:
-    """Answer all reads with one query for each kind among them."""
-    wanted: dict[type, list[Any]] = {}
-    for item in items:
-        wanted.setdefault(type(item), []).append(item)
-    answers: dict[Read, Any] = {}
-    for kind, group in wanted.items():
-        answers.update(_READERS[kind](group))
-    return [answers.get(item) for item in items]
+def _locked(digests: set[str]) -> dict[str, Session]:
+    rows = _sessions(digests).active()
+    if connections[alias()].features.has_select_for_update:
+        rows = rows.select_for_update().order_by("pk")
+    else:
+        # SQLite locks the database, not rows, and only a write takes the lock; so the transaction begins with one.
+        rows.update(state_version=F("state_version"))
+    return {row.pk: row for row in rows.only("pk", "state_json", "state_version")}
 
 
-def _read_heads(items: list[ReadHead]) -> dict[Read, Any]:
-    return {ReadHead(row[0]): tuple(row[1:]) for row in _rows({item.digest for item in items}, HEAD_COLUMNS)}
+def _operate(state: dict[str, Any], operation: StateOperation) -> tuple[dict[str, Any], Any]:
+    attempt = json.loads(json.dumps(state))
+    outcome = operation(attempt)
+    state_text(attempt)
+    return attempt, outcome
 
 
-def _read_records(items: list[ReadRecord]) -> dict[Read, Any]:
-    columns = ("digest", *RECORD_COLUMNS)
-    rows = _rows({item.digest for item in items}, RECORD_COLUMNS)
-    return {ReadRecord(row[0]): dict(zip(columns, row, strict=True)) for row in rows}
+def _sessions(digests: Iterable[str]) -> Any:
+    return Session.objects.using(alias()).filter(pk__in=digests).order_by()
 
 
 def _rows(digests: set[str], columns: tuple[str, ...]) -> Iterable[Any]:
@@ -128,7 +245,7 @@ def _rows(digests: set[str], columns: tuple[str, ...]) -> Iterable[Any]:
     wanted = list(digests)
     # Few distinct statements, so that neither we nor the database prepare one for every size of crowd.
     size = 1 << (len(wanted) - 1).bit_length()
-    query = _query(_alias(), columns, size)
+    query = _query(alias(), columns, size)
     with query.connection.cursor() as cursor:
         cursor.execute(query.sql, wanted + wanted[-1:] * (size - len(wanted)))
         return list(query.compiler.apply_converters(cursor.fetchall(), query.converters))
@@ -157,134 +274,3 @@ def _query(alias: str, columns: tuple[str, ...], size: int) -> _Query:
     if key not in cache:
         cache[key] = _Query(alias, columns, size)
     return cache[key]
-
-
-def _read_states(items: list[ReadState]) -> dict[Read, Any]:
-    rows = _sessions({item.digest for item in items}).active().values_list("pk", "state_json", "state_version")
-    return {ReadState(pk): (json.loads(text), version) for pk, text, version in rows}
-
-
-def _read_processes(items: list[ReadProcess]) -> dict[Read, Any]:
-    return {item: _process_alive(item.process) for item in items}
-
-
-def _process_alive(process: uuid.UUID) -> bool:
-    """By its lease, on the database's clock; and for a process of this machine, by asking the machine."""
-    rows = Process.objects.using(_alias()).filter(pk=process)
-    row = rows.filter(seen_at__gt=Now() - Process.LEASE).first()
-    if row is None:
-        return False
-    return row.host != socket.gethostname() or _pid_runs(row.pid)
-
-
-def _pid_runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-_READERS: dict[type, Callable[[list[Any]], dict[Read, Any]]] = {
-    ReadHead: _read_heads,
-    ReadRecord: _read_records,
-    ReadState: _read_states,
-    ReadProcess: _read_processes,
-}
-
-
-def write(items: list[Write]) -> Sequence[Any]:
-    """Make all changes in one transaction and one commit."""
-    outcomes: list[Any] = [None] * len(items)
-    kinds: dict[type, list[int]] = {}
-    for index, item in enumerate(items):
-        kinds.setdefault(type(item), []).append(index)
-    with transaction.atomic(using=_alias()):
-        for kind, indexes in kinds.items():
-            for index, outcome in zip(indexes, _WRITERS[kind]([items[i] for i in indexes]), strict=True):
-                outcomes[index] = outcome
-    return outcomes
-
-
-def _create(items: list[Create]) -> list[None]:
-    fields = RECORD_COLUMNS
-    rows = [Session(pk=item.record.digest, **{name: getattr(item.record, name) for name in fields}) for item in items]
-    Session.objects.using(_alias()).bulk_create(rows)
-    return [None] * len(items)
-
-
-def _touch(items: list[Touch]) -> list[None]:
-    # Requests of one batch lie milliseconds apart and a touch has a resolution of a minute: one time serves all.
-    latest = max(items, key=lambda item: item.seen_at)
-    _sessions({item.digest for item in items}).touch(latest.seen_at, latest.expires_at)
-    return [None] * len(items)
-
-
-def _change(items: list[Change]) -> list[bool]:
-    return [item.change() for item in items]
-
-
-def _change_state(items: list[ChangeState]) -> list[Any]:
-    """Run every operation on its session's state, the rows locked in one order, each row written once."""
-    rows = _sessions({item.digest for item in items}).active()
-    if connections[_alias()].features.has_select_for_update:
-        rows = rows.select_for_update().order_by("pk")
-    else:
-        # SQLite locks the database, not rows, and only a write takes the lock; so the transaction begins with one.
-        rows.update(state_version=F("state_version"))
-    held = {row.pk: row for row in rows.only("pk", "state_json", "state_version")}
-    states = {pk: row.state for pk, row in held.items()}
-    changed: set[str] = set()
-    outcomes: list[Any] = []
-    for item in items:
-        if item.digest not in states:
-            outcomes.append(SessionNotFound())
-            continue
-        try:
-            states[item.digest], outcome = _operate(states[item.digest], item.operation)
-        except HandlerError as error:
-            outcomes.append(error)
-            continue
-        changed.add(item.digest)
-        outcomes.append(outcome)
-    for pk in sorted(changed):
-        if not held[pk].replace_state(state_text(states[pk]), version=held[pk].state_version):
-            # The session ended between the two statements.
-            raise SessionNotFound
-    return outcomes
-
-
-def _operate(state: dict[str, Any], operation: StateOperation) -> tuple[dict[str, Any], Any]:
-    attempt = json.loads(json.dumps(state))
-    outcome = operation(attempt)
-    state_text(attempt)
-    return attempt, outcome
-
-
-def _renew_lease(items: list[RenewLease]) -> list[None]:
-    item = items[-1]
-    process = Process(pk=item.process)
-    if not process.renew():
-        Process.objects.using(_alias()).create(
-            pk=item.process, host=socket.gethostname()[:255], pid=os.getpid(), version=item.version
-        )
-    return [None] * len(items)
-
-
-_WRITERS: dict[type, Callable[[list[Any]], Sequence[Any]]] = {
-    Create: _create,
-    Touch: _touch,
-    Change: _change,
-    ChangeState: _change_state,
-    RenewLease: _renew_lease,
-}
-
-
-def _alias() -> str:
-    return router.db_for_write(Session)
-
-
-def _sessions(digests: Iterable[str]) -> Any:
-    return Session.objects.using(_alias()).filter(pk__in=digests).order_by()

@@ -5,19 +5,30 @@ from __future__ import annotations
 import contextvars
 import functools
 import inspect
+import logging
 import typing
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from mcp.server.mcpserver import Resolve
-from mcp.server.mcpserver.exceptions import ResourceError, ToolError
+from mcp.server.mcpserver.context import Context as SDKContext
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
+from mcp.server.mcpserver.resources import Resource, ResourceManager, ResourceTemplate
+from mcp.server.mcpserver.resources.templates import ResourceSecurityError
 from mcp.server.mcpserver.utilities.context_injection import find_context_parameter
+from mcp.shared.exceptions import MCPError
+from mcp_types import InputRequiredResult
+from pydantic import AnyUrl
 
-from mcp_django import threads
+from mcp_django import jsonrpc, threads
 from mcp_django.calls import current_call
 from mcp_django.context import Context
 from mcp_django.exceptions import HandlerError, SessionNotFound, StoreUnavailable
-from mcp_django.handlers import Registration
+from mcp_django.handlers import Enabled, Registration
+
+logger = logging.getLogger("mcp_django.calls")
+
+Switch = Callable[[], Awaitable[bool]]
 
 current_context: contextvars.ContextVar[Context] = contextvars.ContextVar("mcp_django_context")
 """The context of the running handler, for those that the SDK gives none: static resources and completions."""
@@ -142,6 +153,69 @@ def with_context(fn: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[A
         return await fn(*args, **{**kwargs, name: current_context.get()})
 
     return call
+
+
+@functools.cache
+def switch(enabled: Enabled) -> Switch:
+    """What says whether a registration is offered at the moment; one for each function.
+
+    It raises an ``MCPError`` if the function fails or returns no bool, which is logged: a database that stays away
+    must not make tools disappear.
+    """
+    ask = threads.asynchronous(enabled)
+
+    async def is_offered() -> bool:
+        try:
+            answer = await ask()
+            if not isinstance(answer, bool):
+                raise TypeError(f"enabled returned {answer!r}, which is no bool")
+        except Exception:
+            logger.exception("enabled=%r failed", enabled)
+            raise MCPError(jsonrpc.INTERNAL_ERROR, "Internal server error") from None
+        return answer
+
+    return is_offered
+
+
+class Resources(ResourceManager):
+    """The SDK's resources and templates, without those that are not offered at the moment.
+
+    Args:
+        switches: of those that may be hidden, by their URIs.
+    """
+
+    def __init__(self, switches: Mapping[str, Switch]) -> None:
+        super().__init__()
+        self._switches = switches
+
+    async def find(self, uri: str) -> Resource | ResourceTemplate | None:
+        """What serves ``uri``: the resource of that name, else the first template that makes it."""
+        for key, found in self._matching(uri):
+            if key not in self._switches or await self._switches[key]():
+                return found
+        return None
+
+    def _matching(self, uri: str) -> Iterator[tuple[str, Resource | ResourceTemplate]]:
+        if uri in self._resources:
+            yield uri, self._resources[uri]
+        for template in self.list_templates():
+            try:
+                matches = template.matches(uri) is not None
+            except ResourceSecurityError:
+                # As the SDK has it: a variable that one template refuses is not for a laxer one after it.
+                return
+            if matches:
+                yield template.uri_template, template
+
+    async def get_resource(self, uri: AnyUrl | str, context: SDKContext[Any, Any]) -> Resource | InputRequiredResult:
+        if not self._switches:
+            return await super().get_resource(uri, context)
+        found = await self.find(str(uri))
+        if found is None:
+            raise ResourceNotFoundError(f"Unknown resource: {uri}")
+        if isinstance(found, Resource):
+            return found
+        return await found.create_resource(str(uri), found.matches(str(uri)) or {}, context=context)
 
 
 def explained(error: Exception) -> str:

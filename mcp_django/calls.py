@@ -5,35 +5,56 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 import anyio
 from mcp.shared.dispatcher import CallOptions
-from mcp.shared.exceptions import MCPError, NoBackChannelError
+from mcp.shared.exceptions import MCPError
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
 
-from mcp_django import jsonrpc, threads
+from mcp_django import jsonrpc, questions, threads
 from mcp_django.auth import Principal
 from mcp_django.conf import mcp_settings
+from mcp_django.cursors import NOTICES, PRIMING_VERSION
+from mcp_django.exceptions import ClientCannot
 from mcp_django.http import Request
 
 if TYPE_CHECKING:
+    from mcp_django.exchanges import Exchange
     from mcp_django.live import LiveSession
 
 current_call: contextvars.ContextVar[Call] = contextvars.ContextVar("mcp_django_call")
 """The call that this code runs for; set in handlers and hooks."""
 
+LOG_LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")  # RFC 5424
+CHANGES: Final = frozenset(NOTICES.values())
+
 
 class Call:
     """One message being handled: whose it is, in which session, and the channel back to its sender.
 
-    This is the SDK's ``DispatchContext`` and the ``Outbound`` of its connection. An answer in one piece carries
-    nothing but the result: notifications to the client are dropped, requests to it are refused.
+    This is the SDK's ``DispatchContext`` and the ``Outbound`` of its connection. Hooks have no exchange and with it no
+    channel: what they send is dropped, and they cannot ask.
     """
 
-    __slots__ = ("_cancel_event", "_task", "cancelled", "http", "id", "principal", "session", "session_id")
+    __slots__ = (
+        "_cancel_event",
+        "_place",
+        "_progress_token",
+        "_settled",
+        "_task",
+        "cancelled",
+        "exchange",
+        "http",
+        "id",
+        "over",
+        "principal",
+        "reason",
+        "session",
+        "session_id",
+    )
 
     def __init__(
         self,
@@ -41,36 +62,56 @@ class Call:
         session_id: str,
         principal: Principal,
         http: Request,
-        id: jsonrpc.RequestId | None = None,
+        request: jsonrpc.Request | None = None,
+        exchange: Exchange | None = None,
+        place: int = 0,
     ) -> None:
         self.session = session
         self.session_id = session_id
         self.principal = principal
         self.http = http
-        self.id = id
+        self.id = request.id if request is not None else None
+        self.exchange = exchange
         self.cancelled = False
+        self.over = False
+        self.reason = "Request cancelled"
+        self._place = place
+        meta = request.params.get("_meta") if request is not None and request.params is not None else None
+        self._progress_token = meta.get("progressToken") if isinstance(meta, dict) else None
         self._cancel_event: anyio.Event | None = None
+        self._settled: asyncio.Event | None = None
         self._task: asyncio.Task[Any] | None = None
 
-    async def run(self, make: Callable[[], Coroutine[Any, Any, dict[str, Any]]]) -> dict[str, Any]:
-        """Run the call in a task of its own, at most ``MCP_DJANGO_MAX_CONCURRENT_CALLS`` at a time.
-
-        Whoever awaits this may be cancelled (a broken connection); the call goes on.
-
-        Raises:
-            MCPError: the client cancelled the call, or no slot became free in time.
-        """
+    def start(self, make: Callable[[], Coroutine[Any, Any, dict[str, Any]]]) -> None:
+        """Run the call in a task of its own, at most ``MCP_DJANGO_MAX_CONCURRENT_CALLS`` at a time, and settle its
+        exchange with what comes of it."""
         self._task = threads.start(lambda: self._run(make))
-        try:
-            return await asyncio.shield(self._task)
-        except asyncio.CancelledError:
-            if not self.cancelled:
-                raise
-            raise MCPError(jsonrpc.REQUEST_CANCELLED, "Request cancelled") from None
 
-    async def _run(self, make: Callable[[], Coroutine[Any, Any, dict[str, Any]]]) -> dict[str, Any]:
+    async def _run(self, make: Callable[[], Coroutine[Any, Any, dict[str, Any]]]) -> None:
+        assert self.exchange is not None
+        assert self.id is not None
         current_call.set(self)
         self.session.calls.add(self)
+        running = self.exchange.streams.calls
+        running.add(self)
+        # A cancel, or the session's end, may come through another process.
+        self.exchange.streams.watcher.start()
+        try:
+            answer = await self._answer(self.id, make)
+            if not self.over:
+                self.over = True
+                await self.exchange.settle(self._place, answer)
+                self._note_settled()
+        finally:
+            running.discard(self)
+            self.session.calls.discard(self)
+            # The task's context holds the call: without this, every call would be left to the garbage collector,
+            # whose full runs stop the loop.
+            self._task = None
+
+    async def _answer(
+        self, id: jsonrpc.RequestId, make: Callable[[], Coroutine[Any, Any, dict[str, Any]]]
+    ) -> dict[str, Any]:
         try:
             slots = _slots()
             if slots.locked():
@@ -78,42 +119,95 @@ class Call:
             else:
                 await slots.acquire()
             try:
-                return await make()
+                return jsonrpc.result(id, await make())
             finally:
                 slots.release()
-        finally:
-            self.session.calls.discard(self)
-            # The task's context holds the call: without this, every call would be left to the garbage collector,
-            # whose full runs stop the loop.
-            self._task = None
+        except MCPError as error:
+            return jsonrpc.error(id, error.code, error.message, error.data)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self.cancelled or task is None:
+                raise
+            # The cancelling has come to its end here; the answer is still to be written.
+            task.uncancel()
+            return jsonrpc.error(id, jsonrpc.REQUEST_CANCELLED, self.reason)
 
-    def cancel(self) -> None:
+    def cancel(self, reason: str = "Request cancelled") -> None:
         """Stop the call at its next await; one that has ended is left alone. From any thread."""
         task = self._task
         if task is not None and not task.done():
             # Under WSGI the cancelling request runs in another thread's loop, which must not touch this one's.
-            task.get_loop().call_soon_threadsafe(self._cancel, task)
+            task.get_loop().call_soon_threadsafe(self._cancel, task, reason)
 
-    def _cancel(self, task: asyncio.Task[Any]) -> None:
-        if not task.done():
+    def _cancel(self, task: asyncio.Task[Any], reason: str) -> None:
+        if not (self.over or self.cancelled or task.done()):
             self.cancelled = True
+            self.reason = reason
             self.cancel_requested.set()
             task.cancel()
+
+    def give_up(self, reason: str) -> None:
+        """Answer with an error now, whatever the call is busy with, and stop it if it can be stopped. From any
+        thread."""
+        task = self._task
+        if task is not None and not task.done():
+            task.get_loop().call_soon_threadsafe(self._give_up, reason)
+
+    def _give_up(self, reason: str) -> None:
+        if self.over or self.exchange is None or self.id is None:
+            return
+        self.over = True
+        self.cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+        error = jsonrpc.error(self.id, jsonrpc.CALL_LOST, reason)
+        exchange, place = self.exchange, self._place
+
+        async def settle() -> None:
+            await exchange.settle(place, error)
+            self._note_settled()
+
+        threads.start(settle)
+
+    @property
+    def settled(self) -> asyncio.Event:
+        """Set once the answer is written."""
+        if self._settled is None:
+            self._settled = asyncio.Event()
+        return self._settled
+
+    def _note_settled(self) -> None:
+        # Nobody asks but at shutdown.
+        if self._settled is not None:
+            self._settled.set()
 
     @property
     def headers(self) -> Mapping[str, str]:
         """The request's headers, names in lower case."""
         return self.http.headers
 
+    async def close_connection(self) -> None:
+        """Close the connection on which the client waits; it comes back for the rest. Clients of revisions before
+        2025-11-25 would not, so for them this does nothing."""
+        if self._has_channel and self.session.protocol_version >= PRIMING_VERSION:
+            assert self.exchange is not None
+            await self.exchange.close_connections()
+
+    @property
+    def _has_channel(self) -> bool:
+        return self.exchange is not None and not self.over
+
     # The SDK's DispatchContext
 
     @property
     def transport(self) -> TransportContext:
-        return TransportContext(kind="streamable-http", can_send_request=False, headers=self.http.headers)
+        return TransportContext(
+            kind="streamable-http", can_send_request=self.can_send_request, headers=self.http.headers
+        )
 
     @property
     def can_send_request(self) -> bool:
-        return False
+        return self._has_channel and self.exchange is not None and self.exchange.streams_allowed
 
     @property
     def request_id(self) -> jsonrpc.RequestId | None:
@@ -121,7 +215,12 @@ class Call:
 
     @property
     def message_metadata(self) -> ServerMessageMetadata:
-        return ServerMessageMetadata(related_request_id=self.id, request_context=self, can_send_request=False)
+        return ServerMessageMetadata(
+            related_request_id=self.id,
+            request_context=self,
+            close_sse_stream=self.close_connection,
+            can_send_request=self.can_send_request,
+        )
 
     @property
     def cancel_requested(self) -> anyio.Event:
@@ -132,13 +231,43 @@ class Call:
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
     ) -> dict[str, Any]:
-        raise NoBackChannelError(method)
+        """Ask the client and wait for its answer.
+
+        Raises:
+            ClientCannot: it cannot be asked this; nothing was sent.
+            MCPError: it answered with an error, or not in time.
+        """
+        if not self._has_channel:
+            raise ClientCannot(
+                "Nothing can be asked here: the request is over, or it is a hook, which has no client that waits."
+            )
+        assert self.exchange is not None
+        return await questions.ask(self.exchange, method, params, (opts or {}).get("timeout"))
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
-        return None
+        if not self._has_channel or not self._wanted(method, params):
+            return
+        assert self.exchange is not None
+        message = jsonrpc.notification(method, params)
+        if method in CHANGES:
+            # What changes is the session's concern, not this call's: the standalone stream carries it.
+            await self.exchange.streams.post(self.session.digest, message)
+        else:
+            await self.exchange.send(message)
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        return None
+        if self._progress_token is None:
+            return
+        params = {"progressToken": self._progress_token, "progress": progress, "total": total, "message": message}
+        await self.notify("notifications/progress", {key: value for key, value in params.items() if value is not None})
+
+    def _wanted(self, method: str, params: Mapping[str, Any] | None) -> bool:
+        """Whether a message is none of a log level that the client does not want (server/utilities/logging)."""
+        least = self.session.log_level
+        level = (params or {}).get("level")
+        if method != "notifications/message" or least not in LOG_LEVELS or level not in LOG_LEVELS:
+            return True
+        return LOG_LEVELS.index(str(level)) >= LOG_LEVELS.index(least)
 
 
 _slots_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()

@@ -28,6 +28,8 @@ SETTINGS: dict[str, Setting] = {
     "SESSION_STORE": Setting("mcp_django.store.ORMStore", (str,)),
     "SESSION_TTL": Setting(timedelta(days=14), (timedelta,)),
     "TOUCH_RESOLUTION": Setting(timedelta(seconds=60), (timedelta,)),
+    "TOMBSTONE_RETENTION": Setting(timedelta(days=7), (timedelta,)),
+    "STREAM_RETENTION": Setting(timedelta(hours=1), (timedelta,)),
     "STORE_TIMEOUT": Setting(5.0, (float, int)),
     "LIVE_SESSIONS": Setting(10_000, (int,)),
     "LIVE_IDLE": Setting(timedelta(minutes=15), (timedelta,)),
@@ -38,6 +40,17 @@ SETTINGS: dict[str, Setting] = {
     "CALL_QUEUE_TIMEOUT": Setting(30.0, (float, int)),
     "CALL_THREADS": Setting(64, (int,)),
     "PAGE_SIZE": Setting(100, (int,)),
+    "STREAM_AFTER": Setting(1.0, (float, int)),
+    "STREAM_RETRY": Setting(3.0, (float, int)),
+    "KEEP_ALIVE": Setting(15.0, (float, int)),
+    "POLL_INTERVAL": Setting(0.5, (float, int)),
+    "STREAM_PATIENCE": Setting(60.0, (float, int)),
+    "QUESTION_TIMEOUT": Setting(timedelta(minutes=10), (timedelta,)),
+    "SHUTDOWN_GRACE": Setting(1.0, (float, int)),
+    "MAX_STREAMS": Setting(1000, (int,)),
+    "MAX_SESSION_STREAMS": Setting(8, (int,)),
+    "MAX_EVENT_BYTES": Setting(8 * 1024 * 1024, (int,)),
+    "MAX_SUBSCRIPTIONS": Setting(100, (int,)),
     "ALLOWED_ORIGINS": Setting([], (list, tuple)),
     "AUTHENTICATORS": Setting([], (list, tuple)),
 }
@@ -49,6 +62,8 @@ class MCPSettings:
     SESSION_STORE: str
     SESSION_TTL: timedelta
     TOUCH_RESOLUTION: timedelta
+    TOMBSTONE_RETENTION: timedelta
+    STREAM_RETENTION: timedelta
     STORE_TIMEOUT: float
     LIVE_SESSIONS: int
     LIVE_IDLE: timedelta
@@ -59,6 +74,17 @@ class MCPSettings:
     CALL_QUEUE_TIMEOUT: float
     CALL_THREADS: int
     PAGE_SIZE: int
+    STREAM_AFTER: float
+    STREAM_RETRY: float
+    KEEP_ALIVE: float
+    POLL_INTERVAL: float
+    STREAM_PATIENCE: float
+    QUESTION_TIMEOUT: timedelta
+    SHUTDOWN_GRACE: float
+    MAX_STREAMS: int
+    MAX_SESSION_STREAMS: int
+    MAX_EVENT_BYTES: int
+    MAX_SUBSCRIPTIONS: int
     ALLOWED_ORIGINS: list[str]
     AUTHENTICATORS: list[str]
 

@@ -14,6 +14,10 @@ from mcp_django.state import State
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
+    from pydantic import AnyUrl
+
+    from mcp_django.kernel import Kernel
+    from mcp_django.server import MCPServer
 
 
 class Context(SDKContext[Any, Any]):
@@ -43,6 +47,11 @@ class Context(SDKContext[Any, Any]):
         return self.call.session_id
 
     @property
+    def session_key(self) -> str:
+        """The key of the session's row: names the session without giving it away. For ``mcp.notify_session``."""
+        return self.call.session.digest
+
+    @property
     def user(self) -> AbstractBaseUser | AnonymousUser:
         """Django's user, an ``AnonymousUser`` if nobody was recognised."""
         return self.call.principal.user_or_anonymous
@@ -63,6 +72,27 @@ class Context(SDKContext[Any, Any]):
     def restored(self) -> RestoreMarker | None:
         """Set if this process restored the session, in every call until it leaves this process's memory."""
         return self.call.session.marker
+
+    @property
+    def server(self) -> MCPServer:
+        """The server that handles the call."""
+        return cast("Kernel", self.mcp_server).owner
+
+    async def notify_tools_changed(self) -> None:
+        """Tell every client of this server that its tool list changed."""
+        await self.server.anotify_tools_changed()
+
+    async def notify_prompts_changed(self) -> None:
+        """Tell every client of this server that its prompt list changed."""
+        await self.server.anotify_prompts_changed()
+
+    async def notify_resources_changed(self) -> None:
+        """Tell every client of this server that its resource list changed."""
+        await self.server.anotify_resources_changed()
+
+    async def notify_resource_updated(self, uri: str | AnyUrl) -> None:
+        """Tell the clients that subscribed to ``uri`` to read it again."""
+        await self.server.anotify_resource_updated(str(uri))
 
     @property
     def client_info(self) -> Implementation:

@@ -11,7 +11,7 @@ from django.db import DatabaseError
 from mcp_types import PROTOCOL_VERSION_META_KEY
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
-from mcp_django import http, jsonrpc, legacy, threads
+from mcp_django import http, jsonrpc, legacy, shutdown, threads
 from mcp_django.auth import ANONYMOUS, Principal, authenticate
 from mcp_django.conf import mcp_settings
 from mcp_django.exceptions import SessionNotFound, StoreUnavailable
@@ -25,6 +25,7 @@ logger = logging.getLogger("django.request")
 
 async def respond(server: MCPServer, request: Request) -> Response:
     """Answer one request to ``server``. Every fault has its response; only a test that cannot work raises."""
+    shutdown.install()
     await threads.refuse_test_transaction()
     origin: str | None = None
     try:
@@ -54,16 +55,21 @@ async def _respond(server: MCPServer, request: Request) -> Response:
         return http.options_response()
     if request.method == "POST":
         http.check_media_types(request)
+    elif request.method == "GET":
+        http.check_takes_stream(request)
     principal = await principal_of(server, request)
     if request.method == "POST":
         return await _post(server, principal, request)
+    if request.method == "GET":
+        _check_version(request)
+        return await legacy.get(server.kernel, principal, request)
     if request.method == "DELETE":
         _check_version(request)
         return await legacy.delete(server.kernel, principal, request)
     raise refusal(
         405,
         jsonrpc.INVALID_REQUEST,
-        "Use POST for messages and DELETE to end the session.",
+        "Use POST for messages, GET to listen and DELETE to end the session.",
         Allow=", ".join(http.METHODS),
     )
 

@@ -34,3 +34,15 @@ class StateInvalid(HandlerError):
 
 class StateConflict(HandlerError):
     """Other processes changed the session's state again and again while ``modify()`` tried to."""
+
+
+class StreamLost(MCPDjangoError):
+    """Another process has ended this stream: it took its producer for dead. What the producer has left is void."""
+
+
+class ClientCannot(HandlerError):
+    """The client did not declare that it can be asked this, or nothing can be asked on this connection."""
+
+
+class EventTooLarge(HandlerError):
+    """A message for a stream is larger than ``MCP_DJANGO_MAX_EVENT_BYTES``."""

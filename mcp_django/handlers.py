@@ -7,7 +7,7 @@ which each live session has of it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["tool", "resource", "prompt", "completion"]
 RestoreReason = Literal["restart", "other_process", "evicted"]
+Enabled = Callable[[], bool | Awaitable[bool]]
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -67,6 +68,23 @@ class Registration:
     def place(self) -> str:
         """Where it is written, for error messages."""
         return f"{self.fn.__module__}.{self.fn.__qualname__}"
+
+    def check_enabled(self) -> None:
+        """See that ``enabled``, if it is there, can be asked.
+
+        Raises:
+            ImproperlyConfigured: it is no function, or one that needs arguments.
+        """
+        enabled = self.options.get("enabled")
+        if enabled is None:
+            return
+        try:
+            inspect.signature(enabled).bind()
+        except (TypeError, ValueError):
+            raise ImproperlyConfigured(
+                f"{self.place}: enabled= takes a function without arguments that returns whether the {self.kind} is "
+                f"offered at the moment, it was given {enabled!r}."
+            ) from None
 
 
 class Handler:

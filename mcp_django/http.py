@@ -6,7 +6,7 @@ the entries can raise it and both entries answer it alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -22,7 +22,15 @@ from mcp_django.conf import mcp_settings
 SESSION_HEADER: Final = "mcp-session-id"
 VERSION_HEADER: Final = "mcp-protocol-version"
 
+LAST_EVENT_HEADER: Final = "last-event-id"
+
 JSON_HEADERS: Final = [("Content-Type", "application/json")]
+# Proxies are not to hold frames back, nor to press them together.
+STREAM_HEADERS: Final = [
+    ("Content-Type", "text/event-stream"),
+    ("Cache-Control", "no-cache, no-transform"),
+    ("X-Accel-Buffering", "no"),
+]
 RETRY_AFTER_SECONDS: Final = 3
 MAX_HEADER_BYTES: Final = 64 * 1024
 
@@ -31,7 +39,7 @@ CORS_REQUEST_HEADERS: Final = (
     "Accept, Authorization, Content-Type, Last-Event-ID, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Mcp-Session-Id"
 )
 CORS_RESPONSE_HEADERS: Final = "Mcp-Session-Id, MCP-Protocol-Version, Retry-After, WWW-Authenticate"
-METHODS: Final = ("POST", "DELETE", "OPTIONS")
+METHODS: Final = ("GET", "POST", "DELETE", "OPTIONS")
 
 
 class Request:
@@ -39,11 +47,11 @@ class Request:
 
     ``repeated`` holds the names that came more than once: Django joins such headers, and a joined session id or
     version must not pass for one. ``django`` makes Django's request object from the body; most requests never need
-    it. ``fault`` is a refusal that the entry came upon while it read the request; it is raised once it is known whether
-    a browser may read the answer.
+    it. ``streams`` says whether the connection can carry an event stream. ``fault`` is a refusal that the entry came
+    upon while it read the request; it is raised once it is known whether a browser may read the answer.
     """
 
-    __slots__ = ("_django", "_made", "body", "fault", "header_bytes", "headers", "method", "repeated")
+    __slots__ = ("_django", "_made", "body", "fault", "header_bytes", "headers", "method", "repeated", "streams")
 
     def __init__(
         self,
@@ -51,8 +59,11 @@ class Request:
         raw_headers: Iterable[tuple[bytes, bytes]],
         body: bytes,
         django: Callable[[bytes], HttpRequest],
+        *,
+        streams: bool = True,
     ) -> None:
         self.method = method
+        self.streams = streams
         self.body = body
         self.fault: HTTPRefusal | None = None
         self.headers: dict[str, str] = {}
@@ -88,14 +99,21 @@ class Request:
 
 
 class Response:
-    """One HTTP response in one piece."""
+    """One HTTP response: in one piece, or ``frames`` of an event stream as they come."""
 
-    __slots__ = ("body", "headers", "status")
+    __slots__ = ("body", "frames", "headers", "status")
 
-    def __init__(self, status: int, body: bytes = b"", headers: list[tuple[str, str]] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        body: bytes = b"",
+        headers: list[tuple[str, str]] | None = None,
+        frames: AsyncIterator[bytes] | None = None,
+    ) -> None:
         self.status = status
         self.body = body
         self.headers = headers if headers is not None else []
+        self.frames = frames
 
 
 class HTTPRefusal(Exception):
@@ -173,6 +191,47 @@ def check_declared_length(value: str | None) -> None:
         raise too_large()
 
 
+def check_takes_stream(request: Request) -> None:
+    """A GET must be able to take an event stream (Streamable HTTP, listening for messages).
+
+    Raises:
+        HTTPRefusal: 405 where none can be carried, 406 for an Accept that leaves it out.
+    """
+    if not request.streams:
+        raise refusal(
+            405,
+            jsonrpc.INVALID_REQUEST,
+            "Event streams need ASGI, this server runs under WSGI. Use POST for messages and DELETE to end the "
+            "session.",
+            Allow=", ".join(method for method in METHODS if method != "GET"),
+        )
+    if not takes_stream(request.headers.get("accept", "*/*")):
+        raise refusal(406, jsonrpc.INVALID_REQUEST, "Accept must list text/event-stream.")
+
+
+def stream_response(frames: AsyncIterator[bytes]) -> Response:
+    """An event stream."""
+    return Response(200, headers=STREAM_HEADERS.copy(), frames=frames)
+
+
+def too_many_streams(scope: str) -> HTTPRefusal:
+    """429 for a session, 503 for a process that has as many connections on streams as it may."""
+    if scope == "session":
+        return refusal(
+            429,
+            jsonrpc.SERVER_BUSY,
+            f"The session has {mcp_settings.MAX_SESSION_STREAMS} streams open, which is as many as it may "
+            "(MCP_DJANGO_MAX_SESSION_STREAMS). Close one first.",
+            Retry_After=str(RETRY_AFTER_SECONDS),
+        )
+    return refusal(
+        503,
+        jsonrpc.SERVER_BUSY,
+        "This server process has as many streams open as it may (MCP_DJANGO_MAX_STREAMS). Try again.",
+        Retry_After=str(RETRY_AFTER_SECONDS),
+    )
+
+
 def check_media_types(request: Request) -> None:
     """A POST must be JSON and its sender able to take JSON and an event stream (Streamable HTTP, sending messages).
 
@@ -202,11 +261,23 @@ def is_json(content_type: str) -> bool:
 @lru_cache(maxsize=256)
 def accepts_both(accept: str) -> bool:
     """Whether an Accept header takes JSON and event streams, ranges and ``q=0`` understood (RFC 9110, 12.5.1)."""
+    weights = weights_of(accept)
+    return accepts(weights, "application/json") and accepts(weights, "text/event-stream")
+
+
+@lru_cache(maxsize=256)
+def takes_stream(accept: str) -> bool:
+    """Whether an Accept header takes event streams."""
+    return accepts(weights_of(accept), "text/event-stream")
+
+
+def weights_of(accept: str) -> dict[str, bool]:
+    """The media ranges of an Accept header, and whether each is wanted."""
     weights = {}
     for part in accept.split(","):
         media_range, *parameters = part.split(";")
         weights[media_range.strip().lower()] = not any(is_zero_weight(parameter) for parameter in parameters)
-    return accepts(weights, "application/json") and accepts(weights, "text/event-stream")
+    return weights
 
 
 def accepts(weights: dict[str, bool], media_type: str) -> bool:
@@ -319,8 +390,7 @@ def options_response() -> Response:
         204,
         headers=[
             ("Allow", methods),
-            # A page that tries GET is to read the 405, so the browser must let it try.
-            ("Access-Control-Allow-Methods", "GET, " + methods),
+            ("Access-Control-Allow-Methods", methods),
             ("Access-Control-Allow-Headers", CORS_REQUEST_HEADERS),
             ("Access-Control-Max-Age", "3600"),
         ],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ SESSION_NOT_FOUND: Final = -32001
 RESOURCE_NOT_FOUND: Final = -32002  # the 2025 revisions, server/resources
 UNSUPPORTED_PROTOCOL_VERSION: Final = -32022
 REQUEST_CANCELLED: Final = -32800
+REQUEST_TIMEOUT: Final = -32001  # as the SDKs use it, for a question that the client did not answer
+CALL_LOST: Final = -32000
 SERVER_BUSY: Final = -32003
 
 MAX_DEPTH: Final = 64
@@ -163,6 +166,16 @@ _encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii
 _ascii_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
+def line(value: Any) -> str:
+    """The JSON text of ``value`` as events keep and send it: ASCII, which every database takes, and no line break.
+
+    Raises:
+        TypeError: something in it is not JSON.
+        ValueError: a number is not finite.
+    """
+    return _ascii_encoder.encode(value)
+
+
 def canonical(value: Any) -> str:
     """The one JSON text for ``value`` that is stored: sorted keys, ASCII only.
 
@@ -171,6 +184,19 @@ def canonical(value: Any) -> str:
         ValueError: a number is not finite, or it contains itself.
     """
     return json.dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False)
+
+
+def notification(method: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A notification as it goes on the wire."""
+    made: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
+    if params is not None:
+        made["params"] = params
+    return made
+
+
+def request(id: RequestId, method: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A request as it goes on the wire."""
+    return {**notification(method, params), "id": id}
 
 
 def message(value: Any) -> Message:

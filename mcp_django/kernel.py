@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from mcp.server._otel import OpenTelemetryMiddleware
@@ -21,6 +22,7 @@ from mcp.server.lowlevel.server import NotificationOptions
 from mcp.server.mcpserver import MCPServer as SDKServer
 from mcp.server.mcpserver.context import Context as SDKContext
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError, UnexpectedResourceError
+from mcp.server.models import InitializationOptions
 from mcp.server.runner import ServerRunner
 from mcp.shared.dispatcher import OnNotify, OnRequest
 from mcp.shared.exceptions import MCPError
@@ -33,18 +35,34 @@ from mcp_types import (
     EmptyResult,
     GetPromptResult,
     InputRequiredResult,
+    Prompt,
+    Resource,
+    ResourceTemplate,
     SetLevelRequestParams,
+    SubscribeRequestParams,
+    Tool,
+    UnsubscribeRequestParams,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from opentelemetry import trace
 from pydantic import AnyUrl, ValidationError
 
 from mcp_django import jsonrpc, threads
-from mcp_django.bindings import check_parameters, current_context, explained, prepared, with_context, without_context
+from mcp_django.bindings import (
+    Resources,
+    Switch,
+    check_parameters,
+    current_context,
+    explained,
+    prepared,
+    switch,
+    with_context,
+    without_context,
+)
 from mcp_django.calls import Call, current_call
 from mcp_django.context import Context
 from mcp_django.exceptions import HandlerError, HookFailed, SessionNotFound, StoreUnavailable
-from mcp_django.handlers import Registration, RestoreMarker
+from mcp_django.handlers import Kind, Registration, RestoreMarker
 from mcp_django.pagination import LISTS, page
 
 if TYPE_CHECKING:
@@ -52,6 +70,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("mcp_django.calls")
 
+ItemT = TypeVar("ItemT")
+
+MAX_URI = 2000
 MAX_COMPLETIONS = 100  # server/utilities/completion, response limits
 
 # Read off the class: the cached properties of an instance hold its own bound methods, a reference cycle per request.
@@ -71,15 +92,22 @@ class Kernel(SDKServer[Any]):
         root.handlers[:] = handlers
         root.setLevel(level)
         self.owner = owner
+        self._switches: dict[Kind, dict[str, Switch]] = {"tool": {}, "resource": {}, "prompt": {}, "completion": {}}
+        self._resource_manager: Resources = Resources(self._switches["resource"])
         self._handler_classes = list(dict.fromkeys(r.handler for r in registrations if r.handler is not None))
         self._completions: list[Callable[..., Awaitable[Any]]] = []
         for registration in registrations:
             self._add(registration)
         self._lowlevel_server.add_request_handler("logging/setLevel", SetLevelRequestParams, self._set_level)
+        if any(registration.kind == "resource" for registration in registrations):
+            self._lowlevel_server.add_request_handler("resources/subscribe", SubscribeRequestParams, self._subscribe)
+            self._lowlevel_server.add_request_handler(
+                "resources/unsubscribe", UnsubscribeRequestParams, self._unsubscribe
+            )
         if self._completions:
             self._lowlevel_server.add_request_handler("completion/complete", CompleteRequestParams, self._complete)
-        self._options = self._lowlevel_server.create_initialization_options(NotificationOptions())
-        self._options.capabilities = self._deliverable({r.kind for r in registrations})
+        kinds = {registration.kind for registration in registrations}
+        self._options = {streams: self._initialization(kinds, streams=streams) for streams in (True, False)}
         self.fingerprint = self._fingerprint()
 
     # Registration
@@ -93,14 +121,16 @@ class Kernel(SDKServer[Any]):
         }[registration.kind]
         try:
             check_parameters(registration)
-            add(registration)
+            options = dict(registration.options)
+            if (enabled := options.pop("enabled", None)) is not None:
+                self._switches[registration.kind][registration.key] = switch(enabled)
+            add(registration, options)
         except Exception as error:
             raise ImproperlyConfigured(
                 f"{registration.place} cannot be a {registration.kind} of server {self.owner.name!r}: {error}"
             ) from error
 
-    def _add_tool(self, registration: Registration) -> None:
-        options = dict(registration.options)
+    def _add_tool(self, registration: Registration, options: dict[str, Any]) -> None:
         input_schema = options.pop("input_schema", None)
         fn = prepared(registration)
         self.add_tool(fn, **options)
@@ -109,28 +139,37 @@ class Kernel(SDKServer[Any]):
             assert tool is not None
             tool.parameters = input_schema
 
-    def _add_resource(self, registration: Registration) -> None:
-        options = dict(registration.options)
+    def _add_resource(self, registration: Registration, options: dict[str, Any]) -> None:
         uri = options.pop("uri")
         fn = prepared(registration)
         if not UriTemplate.parse(uri).variable_names:
             fn = without_context(fn)
         self.resource(uri, **options)(fn)
 
-    def _add_prompt(self, registration: Registration) -> None:
-        self.prompt(**registration.options)(prepared(registration))
+    def _add_prompt(self, registration: Registration, options: dict[str, Any]) -> None:
+        self.prompt(**options)(prepared(registration))
 
-    def _add_completion(self, registration: Registration) -> None:
+    def _add_completion(self, registration: Registration, options: dict[str, Any]) -> None:
         self._completions.append(with_context(prepared(registration)))
 
-    def _deliverable(self, kinds: set[str]) -> Any:
-        """Capabilities without what no answer in one piece can deliver, and without empty lists."""
-        capabilities = self._options.capabilities.model_copy()
-        capabilities.logging = None
-        for kind, name in (("tool", "tools"), ("prompt", "prompts"), ("resource", "resources")):
+    def _initialization(self, kinds: set[Kind], *, streams: bool) -> InitializationOptions:
+        """What the handshake tells: capabilities without what cannot be delivered, and without empty lists.
+
+        Args:
+            streams: whether the client can be sent more than answers; under WSGI it cannot.
+        """
+        changes = NotificationOptions(prompts_changed=streams, resources_changed=streams, tools_changed=streams)
+        options = self._lowlevel_server.create_initialization_options(changes)
+        capabilities = options.capabilities = options.capabilities.model_copy()
+        if not streams:
+            capabilities.logging = None
+        if capabilities.resources is not None:
+            capabilities.resources = capabilities.resources.model_copy(update={"subscribe": streams or None})
+        names: dict[Kind, str] = {"tool": "tools", "prompt": "prompts", "resource": "resources"}
+        for kind, name in names.items():
             if kind not in kinds:
                 setattr(capabilities, name, None)
-        return capabilities
+        return options
 
     def _fingerprint(self) -> str:
         """Tells whether the tool list is the one that a session's client was shown."""
@@ -202,14 +241,38 @@ class Kernel(SDKServer[Any]):
         )
         if session.initialized:
             connection.initialized.set()
-        return ServerRunner(self._lowlevel_server, connection, {}, init_options=self._options)
+        return ServerRunner(self._lowlevel_server, connection, {}, init_options=self._options[call.http.streams])
+
+    # The SDK's lists, without what is not offered at the moment
+
+    async def list_tools(self) -> list[Tool]:
+        return await self._offered("tool", await super().list_tools(), attrgetter("name"))
+
+    async def list_resources(self) -> list[Resource]:
+        return await self._offered("resource", await super().list_resources(), attrgetter("uri"))
+
+    async def list_resource_templates(self) -> list[ResourceTemplate]:
+        templates = await super().list_resource_templates()
+        return await self._offered("resource", templates, attrgetter("uri_template"))
+
+    async def list_prompts(self) -> list[Prompt]:
+        return await self._offered("prompt", await super().list_prompts(), attrgetter("name"))
+
+    async def _offered(self, kind: Kind, items: list[ItemT], key: Callable[[ItemT], str]) -> list[ItemT]:
+        """The items of a list that are offered at the moment; what decides about several of them is asked once."""
+        if not (switches := self._switches[kind]):
+            return items
+        asked = dict.fromkeys(switches[key(item)] for item in items if key(item) in switches)
+        hidden = {offered for offered in asked if not await offered()}
+        return [item for item in items if switches.get(key(item)) not in hidden]
 
     # The SDK's public methods, with our context
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: SDKContext[Any, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
-        if self._tool_manager.get_tool(name) is None:
+        offered = self._switches["tool"].get(name)
+        if self._tool_manager.get_tool(name) is None or (offered is not None and not await offered()):
             raise MCPError(jsonrpc.INVALID_PARAMS, f"Unknown tool: {name}. Ask tools/list for the tools there are.")
         return await super().call_tool(name, arguments, self._own(context))
 
@@ -232,8 +295,8 @@ class Kernel(SDKServer[Any]):
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: SDKContext[Any, Any] | None = None
     ) -> GetPromptResult | InputRequiredResult:
-        prompt = self._prompt_manager.get_prompt(name)
-        if prompt is None:
+        prompt, offered = self._prompt_manager.get_prompt(name), self._switches["prompt"].get(name)
+        if prompt is None or (offered is not None and not await offered()):
             raise MCPError(jsonrpc.INVALID_PARAMS, f"Unknown prompt: {name}. Ask prompts/list for those there are.")
         required = [argument.name for argument in prompt.arguments or () if argument.required]
         if missing := [argument for argument in required if argument not in (arguments or {})]:
@@ -262,6 +325,17 @@ class Kernel(SDKServer[Any]):
     async def _set_level(self, ctx: ServerRequestContext[Any, Any], params: SetLevelRequestParams) -> EmptyResult:
         session = cast(Call, ctx.request).session
         await session.set_log_level(params.level)
+        return EmptyResult()
+
+    async def _subscribe(self, ctx: ServerRequestContext[Any, Any], params: SubscribeRequestParams) -> EmptyResult:
+        uri = str(params.uri)
+        if len(uri) > MAX_URI or await self._resource_manager.find(uri) is None:
+            raise MCPError(jsonrpc.RESOURCE_NOT_FOUND, f"Unknown resource: {uri[:200]}", {"uri": uri[:200]})
+        await cast(Call, ctx.request).session.change_subscription(uri, subscribed=True)
+        return EmptyResult()
+
+    async def _unsubscribe(self, ctx: ServerRequestContext[Any, Any], params: UnsubscribeRequestParams) -> EmptyResult:
+        await cast(Call, ctx.request).session.change_subscription(str(params.uri), subscribed=False)
         return EmptyResult()
 
     async def _complete(self, ctx: ServerRequestContext[Any, Any], params: CompleteRequestParams) -> CompleteResult:

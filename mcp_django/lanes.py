@@ -14,13 +14,13 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from asgiref.sync import sync_to_async
-from django.db import DatabaseError, InterfaceError, OperationalError, connections, reset_queries
+from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, connections, reset_queries
 
 from mcp_django.conf import mcp_settings
 from mcp_django.exceptions import StoreUnavailable
@@ -31,6 +31,7 @@ ItemT = TypeVar("ItemT")
 
 IDLE_SECONDS = 10.0
 MAX_ROWS = 256
+MAX_BYTES = 4 * 1024 * 1024
 MAX_ABANDONED = 8
 SLOWER = 5
 TRANSIENT_RETRIES = 3
@@ -97,8 +98,9 @@ class Lane(Generic[ItemT]):
     """A thread that hands gathered items to ``work`` and returns each one's outcome to whoever awaits it.
 
     ``work`` takes a list of items and returns a list of outcomes of the same length; an exception as an outcome is
-    raised for its own item only. If ``work`` itself raises, the items are tried again one by one, so one bad row
-    fails alone. Items passed to :meth:`post` are awaited by nobody.
+    raised for its own item only. If ``work`` itself raises, the items are tried again in halves, so that a bad row
+    fails alone. An item may name its ``size`` in bytes, by which batches are bounded too, and as ``conflict`` the
+    exception that stands for a row which is already there. Items passed to :meth:`post` are awaited by nobody.
     """
 
     def __init__(self, name: str, alias: Callable[[], str], work: Callable[[list[ItemT]], Sequence[Any]]) -> None:
@@ -136,11 +138,15 @@ class Lane(Generic[ItemT]):
             gathered.append(ticket)
         return await ticket
 
-    def post(self, item: ItemT) -> None:
-        """Run one item through the lane at some time soon; a failure is logged, nobody waits."""
+    def post(self, item: ItemT, done: Callable[[], None] | None = None) -> None:
+        """Run one item through the lane at some time soon; a failure is logged, nobody waits.
+
+        Args:
+            done: called in the lane's thread once the item's batch is through.
+        """
         if inline.enabled:
             return
-        self._put([_Posted(item)])
+        self._put([_Posted(item, done)])
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         self._put(self._gathered.pop(loop, []))
@@ -187,8 +193,8 @@ class Lane(Generic[ItemT]):
                 break
             since = self._busy_since = monotonic()
             waiting = [ticket for ticket in batch if not ticket.abandoned]
-            for start in range(0, len(waiting), MAX_ROWS):
-                self._visit(waiting[start : start + MAX_ROWS])
+            for part in bounded(waiting):
+                self._visit(part)
             # Only what this thread has noted: it may have been replaced meanwhile, and the other be busy.
             if self._busy_since == since:
                 self._busy_since = None
@@ -221,14 +227,21 @@ class Lane(Generic[ItemT]):
             finally:
                 self._leave()
         if isinstance(failure, (OperationalError, InterfaceError)):
-            raise StoreUnavailable(f"The database refused: {type(failure).__name__}.") from failure
+            # Returned, not raised: other parts of the batch may have been committed, and are not to be told otherwise.
+            unavailable = StoreUnavailable(f"The database refused: {type(failure).__name__}.")
+            unavailable.__cause__ = failure
+            return [unavailable] * len(items)
         if len(items) == 1:
-            return [self._explained(failure)]
-        return [outcome for item in items for outcome in self._attempt([item])]
+            return [self._explained(items[0], failure)]
+        middle = len(items) // 2
+        return [*self._attempt(items[:middle]), *self._attempt(items[middle:])]
 
-    def _explained(self, failure: Exception) -> Exception:
+    def _explained(self, item: ItemT, failure: Exception) -> Exception:
         if not isinstance(failure, DatabaseError):
             return failure
+        conflict: type[Exception] | None = getattr(item, "conflict", None)
+        if conflict is not None and isinstance(failure, IntegrityError):
+            return conflict()
         # A table that is not there, a value that does not fit: whether the session lives is not known.
         logger.error("lane=%s: the database refused a row", self.name, exc_info=failure)
         return StoreUnavailable(f"The database refused: {type(failure).__name__}.")
@@ -266,16 +279,38 @@ class Lane(Generic[ItemT]):
 class _Posted(Generic[ItemT]):
     """An item that nobody awaits."""
 
-    __slots__ = ("item",)
+    __slots__ = ("_done", "item")
     abandoned = False
     loop = None
 
-    def __init__(self, item: ItemT) -> None:
+    def __init__(self, item: ItemT, done: Callable[[], None] | None) -> None:
         self.item = item
+        self._done = done
 
     def settle(self, outcome: Any) -> None:
         if isinstance(outcome, BaseException):
             logger.warning("a write that nobody waits for failed: %s", type(outcome).__name__)
+        elif self._done is not None:
+            try:
+                self._done()
+            except Exception:
+                # It must not take the lane's thread with it.
+                logger.exception("what was to follow a write failed")
+
+
+def bounded(tickets: list[Any]) -> Iterator[list[Any]]:
+    """A batch in parts that one visit can carry."""
+    part: list[Any] = []
+    size = 0
+    for ticket in tickets:
+        more = getattr(ticket.item, "size", 0)
+        if part and (len(part) == MAX_ROWS or size + more > MAX_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(ticket)
+        size += more
+    if part:
+        yield part
 
 
 def settle(outcomes: list[tuple[Any, Any]]) -> None:

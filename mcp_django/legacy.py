@@ -6,26 +6,42 @@ body: some clients drop the whole connection on any other status, so 4xx is for 
 
 from __future__ import annotations
 
-import asyncio
-import logging
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from operator import itemgetter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
-from mcp_django import jsonrpc
+from mcp_django import jsonrpc, sse
 from mcp_django.auth import Principal
 from mcp_django.conf import mcp_settings
+from mcp_django.cursors import Cursor, StandaloneCursor
 from mcp_django.exceptions import HookFailed
-from mcp_django.http import JSON_HEADERS, SESSION_HEADER, Request, Response, json_response, refusal
+from mcp_django.exchanges import Exchange
+from mcp_django.feeds import Feed
+from mcp_django.http import (
+    JSON_HEADERS,
+    LAST_EVENT_HEADER,
+    RETRY_AFTER_SECONDS,
+    SESSION_HEADER,
+    Request,
+    Response,
+    json_response,
+    refusal,
+    stream_response,
+    too_many_streams,
+)
 from mcp_django.kernel import fields_of
 from mcp_django.live import LiveSession
 from mcp_django.sessions import Visit, sessions
+from mcp_django.sse import Place
+from mcp_django.streams import standalone_id
 
 if TYPE_CHECKING:
     from mcp_django.kernel import Kernel
-
-logger = logging.getLogger("mcp_django.calls")
 
 # Later revisions removed batches (2025-06-18, key changes).
 BATCHING_VERSIONS: Final = frozenset({"2024-11-05", "2025-03-26"})
@@ -48,7 +64,7 @@ async def initialize(kernel: Kernel, principal: Principal, http: Request, value:
     try:
         session_id, result = await sessions().open(kernel, principal, http, request)
     except MCPError as error:
-        return json_response(failed(request.id, error))
+        return json_response(jsonrpc.error(request.id, error.code, error.message, error.data))
     except HookFailed as error:
         return json_response(jsonrpc.error(request.id, jsonrpc.INTERNAL_ERROR, str(error)))
     except ValidationError as error:
@@ -77,9 +93,96 @@ async def post(kernel: Kernel, principal: Principal, http: Request, value: Any) 
     except jsonrpc.InvalidMessage as error:
         return json_response(jsonrpc.error(id_of(value), error.code, str(error)))
     if type(message) is jsonrpc.Request:
-        return Response(200, encoded(await answered(visit, session, message)), JSON_HEADERS.copy())
+        return await answered(answering(visit, session, {0: message}), itemgetter(0))
     await taken(visit, session, message)
     return Response(ACCEPTED)
+
+
+async def get(kernel: Kernel, principal: Principal, http: Request) -> Response:
+    """Listen: to the session's standalone stream, or to what came after the event that ``Last-Event-ID`` names.
+
+    Raises:
+        HTTPRefusal, SessionNotFound, StoreUnavailable: there is nothing to listen to, or that is not known.
+    """
+    visit = visit_of(kernel, principal, http)
+    event_id = http.single(LAST_EVENT_HEADER)
+    try:
+        session = await sessions().find(visit)
+    except (HookFailed, MCPError) as error:
+        raise refusal(
+            503,
+            jsonrpc.INTERNAL_ERROR,
+            f"The session cannot be restored: {error}",
+            Retry_After=str(RETRY_AFTER_SECONDS),
+        ) from None
+    check_caps(session)
+    if event_id:
+        return stream_response(await resumed(visit, session, event_id))
+    return stream_response(standalone(visit, session, None).frames())
+
+
+def check_caps(session: LiveSession) -> None:
+    """Bound the connections that wait.
+
+    Raises:
+        HTTPRefusal: 429 or 503.
+    """
+    streams = sessions().streams
+    if streams.connections_of(session.digest) >= mcp_settings.MAX_SESSION_STREAMS:
+        raise too_many_streams("session")
+    if streams.closing or len(streams.cursors) >= mcp_settings.MAX_STREAMS:
+        raise too_many_streams("process")
+
+
+async def resumed(visit: Visit, session: LiveSession, event_id: str) -> AsyncIterator[bytes]:
+    """The frames that come after an event (Streamable HTTP, resumability).
+
+    Raises:
+        HTTPRefusal: 400, the id is not one of this session's, or all after it was delivered.
+    """
+    place = sse.place_of(event_id, session.digest)
+    if place is None:
+        raise refusal(400, jsonrpc.INVALID_REQUEST, "The Last-Event-ID is none of this session.")
+    if place.stream == standalone_id(session.digest):
+        return standalone(visit, session, place).frames()
+    streams = sessions().streams
+    found = await streams.follow(place.stream, session.digest)
+    if found is None and not place.request_ids:
+        raise refusal(400, jsonrpc.INVALID_REQUEST, "The stream of this Last-Event-ID is no longer kept.")
+    if found is None:
+        return no_longer_kept(place)
+    feed, head = found
+    if place.sequence > head.last or (head.finished and place.sequence == head.last):
+        raise refusal(400, jsonrpc.INVALID_REQUEST, "All that came after this Last-Event-ID was delivered.")
+    cursor = Cursor(streams, session, feed, place, uuid.uuid4())
+    await streams.take_over(cursor)
+    return cursor.frames()
+
+
+def standalone(visit: Visit, session: LiveSession, place: Place | None) -> StandaloneCursor:
+    """A connection on the session's standalone stream.
+
+    An owner's newest connection is the one that reads. Whoever comes anonymously may be anybody who got hold of the
+    session id, and neither hears nor silences the one who is there, but for showing an event id of the stream.
+    """
+    streams = sessions().streams
+    stream = standalone_id(session.digest)
+    return StandaloneCursor(
+        streams,
+        session,
+        streams.feeds.get(stream) or Feed(stream, session.digest, standalone=True),
+        place or Place(stream, 0),
+        server=visit.server,
+        takes_over=place is not None or bool(session.principal),
+        resumes=place is not None,
+    )
+
+
+async def no_longer_kept(place: Place) -> AsyncIterator[bytes]:
+    """The end of a stream whose rows were pruned: an error for each of its requests."""
+    text = "The answer to this request is no longer kept (MCP_DJANGO_STREAM_RETENTION). Send the request again."
+    for request_id in place.request_ids:
+        yield sse.event(jsonrpc.line(jsonrpc.error(request_id, jsonrpc.CALL_LOST, text)), None)
 
 
 async def delete(kernel: Kernel, principal: Principal, http: Request) -> Response:
@@ -128,41 +231,65 @@ async def batch(visit: Visit, session: LiveSession, values: list[Any]) -> Respon
         raise jsonrpc.InvalidMessage(
             jsonrpc.INVALID_REQUEST, "Invalid request: initialize must not be part of a batch."
         )
-    answers = await asyncio.gather(*(member(visit, session, value) for value in values))
-    wanted = [encoded(answer) for answer in answers if answer is not None]
-    if not wanted:
+    requests: dict[int, jsonrpc.Request] = {}
+    broken: dict[int, dict[str, Any]] = {}
+    for place, value in enumerate(values):
+        # A broken one fails alone (JSON-RPC 2.0, section 6).
+        try:
+            message = jsonrpc.message(value)
+        except jsonrpc.InvalidMessage as error:
+            broken[place] = jsonrpc.error(id_of(value), error.code, str(error))
+        else:
+            if isinstance(message, jsonrpc.Request):
+                requests[place] = message
+            else:
+                await taken(visit, session, message)
+    if not (requests or broken):
         return Response(ACCEPTED)
-    return Response(200, b"[" + b",".join(wanted) + b"]", JSON_HEADERS.copy())
+    exchange = answering(visit, session, requests, broken)
+    return await answered(exchange, lambda answers: b"[" + b",".join(answers) + b"]")
 
 
-async def member(visit: Visit, session: LiveSession, value: Any) -> dict[str, Any] | None:
-    """Serve one member of a batch: its answer, or None for what gets none. A broken one fails alone (JSON-RPC 2.0,
-    section 6)."""
-    try:
-        message = jsonrpc.message(value)
-    except jsonrpc.InvalidMessage as error:
-        return jsonrpc.error(id_of(value), error.code, str(error))
-    if isinstance(message, jsonrpc.Request):
-        return await answered(visit, session, message)
-    await taken(visit, session, message)
-    return None
+def answering(
+    visit: Visit,
+    session: LiveSession,
+    requests: Mapping[int, jsonrpc.Request],
+    broken: Mapping[int, dict[str, Any]] = MappingProxyType({}),
+) -> Exchange:
+    """Start the calls of one POST's requests, side by side.
+
+    Args:
+        requests: by their places in the batch. broken: answers to what was no message, likewise.
+    """
+    exchange = Exchange(
+        sessions().streams,
+        session,
+        requests,
+        answers=broken,
+        secret=visit.session_id,
+        streams_allowed=visit.http.streams,
+    )
+    for place, request in requests.items():
+        visit.start(session, request, exchange, place)
+    return exchange
 
 
-async def answered(visit: Visit, session: LiveSession, request: jsonrpc.Request) -> dict[str, Any]:
-    """Run a request and return its response, a result or an error."""
-    call = visit.call(session, request.id)
-    try:
-        result = await call.run(lambda: visit.kernel.respond(call, request.method, request.params))
-        return jsonrpc.result(request.id, result)
-    except MCPError as error:
-        return failed(request.id, error)
+async def answered(exchange: Exchange, join: Callable[[list[bytes]], bytes]) -> Response:
+    """The response to a POST: in one piece, made by ``join``, if all was quick and quiet; else an event stream."""
+    await exchange.decided
+    if exchange.feed is None:
+        return Response(200, join(exchange.answers), JSON_HEADERS.copy())
+    cursor = Cursor(exchange.streams, exchange.session, exchange.feed, Place(exchange.feed.id, 0))
+    return stream_response(cursor.frames())
 
 
 async def taken(visit: Visit, session: LiveSession, message: jsonrpc.Notification | jsonrpc.Answer | Any) -> None:
     """Take a notification or an answer. Whatever is in it, the sender hears 202 (wire rule 3)."""
-    if not isinstance(message, jsonrpc.Notification):
+    if isinstance(message, jsonrpc.Answer):
+        await take_answer(session, message)
+    elif not isinstance(message, jsonrpc.Notification):
         return
-    if message.method == "notifications/initialized":
+    elif message.method == "notifications/initialized":
         try:
             await sessions().initialized(visit, session)
         except (HookFailed, MCPError):
@@ -170,8 +297,18 @@ async def taken(visit: Visit, session: LiveSession, message: jsonrpc.Notificatio
             return
     elif message.method == "notifications/cancelled":
         request_id = (message.params or {}).get("requestId")
-        if jsonrpc.is_request_id(request_id):
-            session.cancel(request_id)
+        if request_id is not None and jsonrpc.is_request_id(request_id) and not session.cancel(request_id):
+            await sessions().streams.cancel(session.digest, request_id)
+
+
+async def take_answer(session: LiveSession, answer: jsonrpc.Answer) -> None:
+    """Hand an answer to the call that asked, in whichever process; a late, second or forged one changes nothing."""
+    try:
+        question = uuid.UUID(str(answer.id))
+    except ValueError:
+        return
+    value = {"error": answer.error} if answer.error is not None else {"result": answer.result}
+    await sessions().streams.answer(session.digest, question, value)
 
 
 def not_restored(value: Any, error: Exception) -> Response:
@@ -183,21 +320,6 @@ def not_restored(value: Any, error: Exception) -> Response:
     if not errors:
         return Response(ACCEPTED)
     return json_response(errors if type(value) is list else errors[0])
-
-
-def encoded(answer: dict[str, Any]) -> bytes:
-    """A response's JSON; an error in its place if a handler's result is none."""
-    try:
-        return jsonrpc.encode(answer)
-    except (TypeError, ValueError):
-        logger.exception("the result of a handler is not JSON")
-        text = "The result holds a value that JSON does not have, such as NaN or Infinity."
-        return jsonrpc.encode(jsonrpc.error(answer.get("id"), jsonrpc.INTERNAL_ERROR, text))
-
-
-def failed(id: jsonrpc.RequestId, error: MCPError) -> dict[str, Any]:
-    """The error response for an exception of the SDK."""
-    return jsonrpc.error(id, error.code, error.message, error.data)
 
 
 def id_of(value: Any) -> jsonrpc.RequestId | None:

@@ -5,6 +5,7 @@ Memory is a cache. An entry may be dropped at any moment, since the next request
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
 from time import monotonic
@@ -39,7 +40,10 @@ class LiveSession:
         "marker",
         "principal",
         "protocol_version",
+        "streams",
+        "subscriptions",
         "used",
+        "watched_epoch",
     )
 
     def __init__(self, store: SessionStore, record: SessionRecord, client_params: InitializeRequestParams) -> None:
@@ -51,7 +55,10 @@ class LiveSession:
         self.handlers: dict[type[Handler], Handler] = {}
         self.marker: RestoreMarker | None = None
         self.calls: set[Call] = set()
+        self.streams = 0
+        """How many connections on its streams are open here."""
         self.used = monotonic()
+        self.watched_epoch = record.epoch
         self.refresh(record)
 
     def refresh(self, record: SessionRecord) -> None:
@@ -59,6 +66,7 @@ class LiveSession:
         self.epoch = record.epoch
         self.initialized = record.initialized_at is not None
         self.log_level = record.log_level
+        self.subscriptions = frozenset(json.loads(record.subscriptions_json))
 
     @property
     def state(self) -> State:
@@ -84,11 +92,23 @@ class LiveSession:
             raise SessionNotFound
         self.log_level = level
 
-    def cancel(self, request_id: jsonrpc.RequestId | None) -> None:
-        """Cancel the running call with this id, if it runs in this process."""
-        for call in list(self.calls):
-            if jsonrpc.same_id(call.id, request_id):
-                call.cancel()
+    async def change_subscription(self, uri: str, *, subscribed: bool) -> None:
+        """The client wants to hear of a resource, or no longer.
+
+        Raises:
+            SessionNotFound: the session has ended.
+            HandlerError: it has too many subscriptions.
+        """
+        if not await self._store.change_subscription(self.digest, uri, subscribed):
+            raise SessionNotFound
+        self.subscriptions = self.subscriptions | {uri} if subscribed else self.subscriptions - {uri}
+
+    def cancel(self, request_id: jsonrpc.RequestId | None) -> bool:
+        """Cancel the running call with this id. False if it does not run in this process."""
+        found = [call for call in list(self.calls) if jsonrpc.same_id(call.id, request_id)]
+        for call in found:
+            call.cancel()
+        return bool(found)
 
 
 class LiveSessions:
@@ -144,8 +164,8 @@ class LiveSessions:
             digest, session = next(iter(self._sessions.items()))
             if len(self._sessions) <= mcp_settings.LIVE_SESSIONS and session.used >= idle_since:
                 return
-            if session.calls:
-                # A session at work is not evicted: its calls hold on to the instance.
+            if session.calls or session.streams:
+                # A session at work is not evicted: its calls and connections hold on to the instance.
                 self._sessions.move_to_end(digest)
             else:
                 del self._sessions[digest]

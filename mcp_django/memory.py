@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import uuid
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from django.utils import timezone
 
 from mcp_django.exceptions import SessionNotFound
+from mcp_django.models import with_subscription
 from mcp_django.processes import this_process
 from mcp_django.state import state_text
 from mcp_django.store import SessionHead, SessionRecord, StateOperation
@@ -42,6 +44,10 @@ class MemoryStore:
             record = self._records.get(digest)
             return None if record is None else record.head
 
+    async def heads(self, digests: Iterable[str]) -> dict[str, SessionHead]:
+        with self._lock:
+            return {digest: self._records[digest].head for digest in digests if digest in self._records}
+
     async def load(self, digest: str) -> SessionRecord | None:
         with self._lock:
             record = self._records.get(digest)
@@ -58,6 +64,15 @@ class MemoryStore:
 
     async def set_log_level(self, digest: str, level: str) -> bool:
         return self._change(digest, log_level=level)
+
+    async def change_subscription(self, digest: str, uri: str, subscribed: bool) -> bool:
+        with self._lock:
+            record = self._active(digest)
+            if record is None:
+                return False
+            record.subscriptions_json = with_subscription(record.subscriptions_json, uri, subscribed)
+            record.epoch += 1
+            return True
 
     async def mark_restored(self, digest: str, process: uuid.UUID, tools_fingerprint: str) -> bool:
         with self._lock:

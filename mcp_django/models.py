@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.conf import settings
-from django.db import models
-from django.db.models import F, Q
+from django.db import models, router, transaction
+from django.db.models import Exists, F, OuterRef, Q, Subquery
 from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
+
+from mcp_django import jsonrpc
+from mcp_django.conf import mcp_settings
+from mcp_django.exceptions import HandlerError
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
 
 DIGEST_LENGTH = 64
+PLAIN_REQUEST_ID = re.compile(r"[a-z0-9_.:-]{1,64}")
 
 
 def digest_of(raw_id: str) -> str:
@@ -56,6 +62,18 @@ class SessionQuerySet(models.QuerySet["Session"]):
         """Sessions past their expiry, whether or not they are marked so."""
         due = Q(status=Session.Status.ACTIVE, expires_at__lte=now or timezone.now())
         return self.filter(due | Q(status=Session.Status.EXPIRED))
+
+    def overdue(self, now: datetime | None = None) -> SessionQuerySet:
+        """Sessions past their expiry that are not marked so."""
+        return self.filter(status=Session.Status.ACTIVE, expires_at__lte=now or timezone.now())
+
+    def over_before(self, moment: datetime) -> SessionQuerySet:
+        """Sessions that were over at ``moment``: ended, or past their expiry whether or not they are marked so."""
+        return self.filter(Q(ended_at__lt=moment) | Q(expires_at__lt=moment))
+
+    def without_streams(self) -> SessionQuerySet:
+        """Sessions that no stream belongs to."""
+        return self.filter(~Exists(Stream.objects.filter(session_id=OuterRef("pk"))))
 
     def of_server(self, name: str) -> SessionQuerySet:
         """Sessions of one server."""
@@ -176,6 +194,21 @@ class Session(models.Model):
         """The client chose a log level. False if the session has ended."""
         return self._change(log_level=level, epoch=F("epoch") + 1)
 
+    def change_subscription(self, uri: str, subscribed: bool) -> bool:
+        """The client wants to hear of a resource, or no longer. False if the session has ended.
+
+        Raises:
+            HandlerError: it would have more than ``MCP_DJANGO_MAX_SUBSCRIPTIONS``.
+        """
+        using = self._state.db or router.db_for_write(Session)
+        with transaction.atomic(using=using):
+            # First the update, which locks the row; then what is read, in the same database, is the latest.
+            if not self._change(epoch=F("epoch") + 1):
+                return False
+            before = self._rows().using(using).values_list("subscriptions_json", flat=True).get()
+            self._rows().update(subscriptions_json=with_subscription(before, uri, subscribed))
+        return True
+
     def mark_restored(self, process: uuid.UUID, tools_fingerprint: str) -> bool:
         """A process restored the session. False if the session has ended meanwhile.
 
@@ -195,10 +228,27 @@ class Session(models.Model):
         return bool(rows.update(state_json=state_json, state_version=version + 1) == 1)
 
 
+class ProcessQuerySet(models.QuerySet["Process"]):
+    """Questions about processes."""
+
+    def alive(self) -> ProcessQuerySet:
+        """Those that renewed their lease in time, by the database's clock."""
+        return self.seen_within(Process.LEASE)
+
+    def seen_within(self, period: timedelta) -> ProcessQuerySet:
+        """Those that renewed their lease in the last ``period``, by the database's clock."""
+        return self.filter(seen_at__gt=Now() - period)
+
+    def silent_for(self, period: timedelta) -> ProcessQuerySet:
+        """Those that did not, for longer than ``period``."""
+        return self.filter(seen_at__lt=Now() - period)
+
+
 class Process(models.Model):
     """One server process. Its row is a lease that the process renews while it lives."""
 
-    LEASE: ClassVar[timedelta] = timedelta(seconds=15)
+    # Who follows a stream of a killed process is to hear of it within 15 s, the look at the leases included.
+    LEASE: ClassVar[timedelta] = timedelta(seconds=12)
 
     id = models.UUIDField(_("id"), primary_key=True, default=uuid.uuid4, editable=False)
     host = models.CharField(_("host"), max_length=255)
@@ -206,6 +256,8 @@ class Process(models.Model):
     version = models.CharField(_("version"), max_length=50)
     started_at = models.DateTimeField(_("started"), db_default=Now())
     seen_at = models.DateTimeField(_("last seen"), db_default=Now())
+
+    objects: ClassVar[models.Manager[Process]] = ProcessQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("process")
@@ -219,6 +271,310 @@ class Process(models.Model):
         """Renew the lease by the database's clock. False if the row is gone."""
         rows = type(self)._default_manager.using(self._state.db).filter(pk=self.pk)
         return rows.update(seen_at=Now()) == 1
+
+
+class StreamQuerySet(models.QuerySet["Stream"]):
+    """Questions about streams."""
+
+    def unfinished(self) -> StreamQuerySet:
+        """Exchanges whose last answer has not been written; standalone streams never finish."""
+        return self.filter(finished_at=None, standalone=False)
+
+    def finished_before(self, moment: datetime) -> StreamQuerySet:
+        """Exchanges that were over at ``moment``."""
+        return self.filter(standalone=False, finished_at__lt=moment)
+
+    def orphaned(self, moment: datetime, silence: timedelta) -> StreamQuerySet:
+        """Exchanges opened before ``moment`` that nobody will finish: their process has no lease that was renewed
+        in the last ``silence``, by the database's clock."""
+        seen = Process.objects.seen_within(silence).values("pk")
+        return self.unfinished().filter(created_at__lt=moment).exclude(process__in=seen)
+
+    def with_delivered(self, moment: datetime) -> StreamQuerySet:
+        """Standalone streams that have :meth:`EventQuerySet.delivered_before`."""
+        delivered = Event.objects.filter(stream_id=OuterRef("pk"), sequence__lt=OuterRef("delivered"))
+        return self.filter(Exists(delivered.filter(created_at__lt=moment)), standalone=True, delivered__gt=0)
+
+
+class Stream(models.Model):
+    """One event stream of a session: an append-only log of :class:`Event` rows on which connections are cursors.
+
+    Either an exchange, which answers one POST and is finished with its last answer, or the session's standalone
+    stream, of which there is one and which ends with the session.
+    """
+
+    id = models.BigIntegerField(_("id"), primary_key=True)
+    session = models.ForeignKey(Session, verbose_name=_("session"), on_delete=models.CASCADE, related_name="streams")
+    standalone = models.BooleanField(_("standalone"), default=False)
+    request_ids_json = models.TextField(_("request ids"), default="[]")
+    method = models.CharField(_("method"), max_length=100, blank=True)
+    name = models.CharField(_("name"), max_length=200, blank=True)
+    process = models.UUIDField(_("producing process"), null=True, blank=True)
+    reader = models.UUIDField(
+        _("reader"), null=True, blank=True, help_text=_("The connection that took the stream over, if one did.")
+    )
+    reader_process = models.UUIDField(_("reader's process"), null=True, blank=True)
+    told = models.BigIntegerField(
+        _("told"), default=0, help_text=_("The server's notices up to this one were known when the reader came.")
+    )
+    delivered = models.BigIntegerField(
+        _("delivered"), default=0, help_text=_("The last event that a standalone stream's reader was handed.")
+    )
+    created_at = models.DateTimeField(_("created"), default=timezone.now)
+    finished_at = models.DateTimeField(_("finished"), null=True, blank=True)
+
+    objects: ClassVar[models.Manager[Stream]] = StreamQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("stream")
+        verbose_name_plural = _("streams")
+        ordering = ["-created_at"]
+        indexes = [
+            models.Index(fields=["finished_at"], name="mcp_stream_finished"),
+            models.Index(fields=["process", "finished_at"], name="mcp_stream_process"),
+        ]
+
+    def __str__(self) -> str:
+        return self.method or "standalone stream"
+
+    @property
+    def request_ids(self) -> list[str | int]:
+        """The JSON-RPC ids that the exchange answers."""
+        return list(json.loads(self.request_ids_json))
+
+    def _rows(self) -> Any:
+        return type(self)._default_manager.using(self._state.db).filter(pk=self.pk)
+
+    def finish(self) -> bool:
+        """Note that the last answer is written. False if somebody else had finished the stream before."""
+        return bool(self._rows().filter(finished_at=None).update(finished_at=timezone.now()) == 1)
+
+    def take_over(self, reader: uuid.UUID, process: uuid.UUID, told: int) -> bool:
+        """Make ``reader`` the connection that reads the stream, whoever did before. False if the stream is gone."""
+        return bool(self._rows().update(reader=reader, reader_process=process, told=told) == 1)
+
+    def take_if_free(self, reader: uuid.UUID, process: uuid.UUID, told: int, *, judge: bool) -> bool:
+        """Make ``reader`` the reader unless another connection is.
+
+        Args:
+            judge: whether a reader counts as gone if its process has not renewed its lease.
+        """
+        free = Q(reader=None) | Q(reader=reader)
+        if judge:
+            free |= ~Q(reader_process__in=Process.objects.alive().values("pk"))
+        return bool(self._rows().filter(free).update(reader=reader, reader_process=process, told=told) == 1)
+
+    def release(self, reader: uuid.UUID, told: int) -> bool:
+        """The reader's connection is gone. False if another connection had taken the stream over."""
+        rows = self._rows().filter(reader=reader)
+        return bool(rows.update(reader=None, reader_process=None, told=told) == 1)
+
+    def deliver(self, reader: uuid.UUID, sequence: int) -> bool:
+        """Claim the events up to ``sequence`` for ``reader``. False if it is no longer the reader."""
+        rows = self._rows().filter(reader=reader, delivered__lt=sequence)
+        return bool(rows.update(delivered=sequence) == 1)
+
+
+class EventQuerySet(models.QuerySet["Event"]):
+    """Questions about events."""
+
+    def ahead_of(self, stream: int, sequence: int) -> EventQuerySet:
+        """Events that come before this place, in the order of streams and sequences."""
+        return self.filter(Q(stream_id__lt=stream) | Q(stream_id=stream, sequence__lt=sequence))
+
+    def delivered_before(self, moment: datetime) -> EventQuerySet:
+        """Events of standalone streams, written before ``moment``, that a reader was handed.
+
+        The last one that was handed over is left out: the next sequence is counted from it.
+        """
+        delivered = Stream.objects.filter(pk=OuterRef("stream_id"), standalone=True).order_by().values("delivered")
+        return self.filter(created_at__lt=moment, sequence__lt=Subquery(delivered))
+
+    def stray(self, moment: datetime) -> EventQuerySet:
+        """Events written before ``moment`` whose stream is gone: a producer went on writing after it was deleted."""
+        return self.filter(~Exists(Stream.objects.filter(pk=OuterRef("stream_id"))), created_at__lt=moment)
+
+
+class Event(models.Model):
+    """One message of a stream, committed before it is sent."""
+
+    pk = models.CompositePrimaryKey("stream_id", "sequence")
+    # Without a constraint in the database: checking it for each event costs as much as writing the event.
+    stream = models.ForeignKey(
+        Stream,
+        verbose_name=_("stream"),
+        on_delete=models.CASCADE,
+        related_name="events",
+        db_constraint=False,
+        db_index=False,
+    )
+    sequence = models.BigIntegerField(_("sequence"))
+    payload = models.TextField(_("payload"), help_text=_("The JSON-RPC message."))
+    created_at = models.DateTimeField(_("created"), default=timezone.now)
+
+    objects: ClassVar[models.Manager[Event]] = EventQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("event")
+        verbose_name_plural = _("events")
+
+    def __str__(self) -> str:
+        return f"event {self.sequence}"
+
+
+class ClientRequestQuerySet(models.QuerySet["ClientRequest"]):
+    """Questions about questions."""
+
+    def open(self) -> ClientRequestQuerySet:
+        """Those that wait for an answer."""
+        return self.filter(status=ClientRequest.Status.ASKED)
+
+
+class ClientRequest(models.Model):
+    """A request of the server to a client: elicitation, sampling, roots, ping. Its id is the JSON-RPC id."""
+
+    class Status(models.TextChoices):
+        ASKED = "asked", _("asked")
+        ANSWERED = "answered", _("answered")
+        ABANDONED = "abandoned", _("abandoned")
+
+    id = models.UUIDField(_("id"), primary_key=True, default=uuid.uuid4, editable=False)
+    session = models.ForeignKey(
+        Session, verbose_name=_("session"), on_delete=models.CASCADE, related_name="client_requests"
+    )
+    stream = models.ForeignKey(
+        Stream,
+        verbose_name=_("stream"),
+        on_delete=models.CASCADE,
+        related_name="client_requests",
+        db_constraint=False,
+    )
+    method = models.CharField(_("method"), max_length=100)
+    status = models.CharField(_("status"), max_length=10, choices=Status.choices, default=Status.ASKED)
+    answer_json = models.TextField(_("answer"), blank=True)
+    asked_at = models.DateTimeField(_("asked"), default=timezone.now)
+    settled_at = models.DateTimeField(_("settled"), null=True, blank=True)
+
+    objects: ClassVar[models.Manager[ClientRequest]] = ClientRequestQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("client request")
+        verbose_name_plural = _("client requests")
+        ordering = ["-asked_at"]
+
+    def __str__(self) -> str:
+        return self.method
+
+    def _settle(self, **columns: Any) -> bool:
+        rows: Any = type(self)._default_manager.using(self._state.db).filter(pk=self.pk, session_id=self.session_id)
+        return bool(rows.open().update(settled_at=timezone.now(), **columns) == 1)
+
+    def answer(self, answer_json: str) -> bool:
+        """Keep the client's answer. False if the question was answered or abandoned before, or is not of this
+        session."""
+        return self._settle(status=self.Status.ANSWERED, answer_json=answer_json)
+
+    def abandon(self) -> bool:
+        """Nobody waits for the answer any more. False if it came first."""
+        return self._settle(status=self.Status.ABANDONED)
+
+
+class CancellationQuerySet(models.QuerySet["Cancellation"]):
+    """Questions about cancellations."""
+
+    def made_before(self, moment: datetime) -> CancellationQuerySet:
+        """Those that were made before ``moment``."""
+        return self.filter(created_at__lt=moment)
+
+
+class Cancellation(models.Model):
+    """A client's wish that one of its requests be given up, for whichever process runs it."""
+
+    session = models.ForeignKey(
+        Session, verbose_name=_("session"), on_delete=models.CASCADE, related_name="cancellations"
+    )
+    request_key = models.CharField(_("request id"), max_length=100, help_text=_('"7" and 7 are one.'))
+    created_at = models.DateTimeField(_("created"), default=timezone.now)
+
+    objects: ClassVar[models.Manager[Cancellation]] = CancellationQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("cancellation")
+        verbose_name_plural = _("cancellations")
+        constraints = [
+            models.UniqueConstraint(fields=["session", "request_key"], name="mcp_cancellation_of_request"),
+        ]
+
+    def __str__(self) -> str:
+        return self.request_key
+
+    @staticmethod
+    def key_of(request_id: str | int) -> str:
+        """A request id as it is stored: its text, or a digest if that is long or some collations take it for another
+        ("a" for "A" or "a ")."""
+        text = str(request_id)
+        return text if PLAIN_REQUEST_ID.fullmatch(text) else f"sha256:{digest_of(text)}"
+
+
+class Topic(models.Model):
+    """Something that notices are about, and the number of the last one.
+
+    Numbers come from the server's clock, a topic as well, which is raised first and stays locked until the commit:
+    so they are committed in their order, and who has seen the clock at a number has seen every notice up to it.
+    """
+
+    class Kind(models.TextChoices):
+        CLOCK = "clock", _("clock")
+        TOOLS = "tools", _("tool list")
+        PROMPTS = "prompts", _("prompt list")
+        RESOURCES = "resources", _("resource list")
+        RESOURCE = "resource", _("resource")
+
+    id = models.CharField(_("digest"), primary_key=True, max_length=DIGEST_LENGTH)
+    server = models.CharField(_("server"), max_length=100)
+    kind = models.CharField(_("kind"), max_length=10, choices=Kind.choices)
+    uri = models.TextField(_("URI"), blank=True)
+    version = models.BigIntegerField(_("version"), default=0)
+    raised_at = models.DateTimeField(_("raised"), default=timezone.now)
+
+    class Meta:
+        verbose_name = _("topic")
+        verbose_name_plural = _("topics")
+        indexes = [models.Index(fields=["server", "version"], name="mcp_topic_version")]
+
+    def __str__(self) -> str:
+        return self.uri or self.kind
+
+    @staticmethod
+    def id_of(server: str, kind: str, uri: str = "") -> str:
+        """The key of a topic: URIs are too long for an index, and some collations mix them up."""
+        return digest_of(json.dumps([server, kind, uri]))
+
+    def raise_to(self, version: int) -> None:
+        """Note a notice about this topic, with a number from the clock."""
+        values = {"version": version, "raised_at": timezone.now()}
+        rows = type(self)._default_manager.using(self._state.db)
+        if not rows.filter(pk=self.pk, version__lt=version).update(**values):
+            rows.get_or_create(
+                pk=self.pk, defaults={"server": self.server, "kind": self.kind, "uri": self.uri, **values}
+            )
+
+
+def with_subscription(subscriptions_json: str, uri: str, subscribed: bool) -> str:
+    """A session's resource subscriptions with one URI put in or taken out.
+
+    Raises:
+        HandlerError: there would be more than ``MCP_DJANGO_MAX_SUBSCRIPTIONS``.
+    """
+    uris = [kept for kept in json.loads(subscriptions_json) if kept != uri]
+    if subscribed:
+        uris.append(uri)
+    if subscribed and len(uris) > mcp_settings.MAX_SUBSCRIPTIONS:
+        raise HandlerError(
+            f"A session may subscribe to {mcp_settings.MAX_SUBSCRIPTIONS} resources at most "
+            "(MCP_DJANGO_MAX_SUBSCRIPTIONS). Unsubscribe from others first."
+        )
+    return jsonrpc.canonical(uris)
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -7,7 +7,10 @@ have one home whichever entry serves them.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +19,12 @@ from django.core.handlers.asgi import get_script_prefix as script_prefix_of
 from django.core.signals import setting_changed
 from django.urls import get_resolver, set_script_prefix
 
-from mcp_django import conf, http
+from mcp_django import conf, http, shutdown
 from mcp_django.conf import mcp_settings
 from mcp_django.endpoint import respond
 from mcp_django.routes import last_segment, match_of, mcp_routes, server_of
 from mcp_django.server import MCPServer
+from mcp_django.sse import Last
 from mcp_django.store import session_store
 
 if TYPE_CHECKING:
@@ -88,6 +92,7 @@ class MCPApplication:
             if message["type"] == "lifespan.startup":
                 await send(self._start())
             elif message["type"] == "lifespan.shutdown":
+                await shutdown.farewell()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
@@ -118,9 +123,43 @@ async def serve(server: MCPServer, scope: Scope, receive: Receive, send: Send) -
     if response.status >= 400:
         log(response.status, scope)
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
-    headers.append((b"content-length", str(len(response.body)).encode()))
+    if response.frames is None:
+        headers.append((b"content-length", str(len(response.body)).encode()))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": response.body})
+    if response.frames is None:
+        await send({"type": "http.response.body", "body": response.body})
+    else:
+        await send_frames(response.frames, receive, send)
+
+
+async def send_frames(frames: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
+    """Send an event stream until it ends or its reader goes away."""
+    sending = asyncio.current_task()
+    assert sending is not None
+    gone = False
+
+    async def notice_disconnect() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        sending.cancel()
+
+    listening = asyncio.create_task(notice_disconnect())
+    more = True
+    try:
+        async with aclosing(frames):  # type: ignore[type-var]
+            async for frame in frames:
+                more = not isinstance(frame, Last)
+                await send({"type": "http.response.body", "body": frame, "more_body": more})
+        if more:
+            await send({"type": "http.response.body", "body": b""})
+    except asyncio.CancelledError:
+        # Cancelled by the server, too: then it is to hear of it.
+        if not gone or sending.uncancel():
+            raise
+    finally:
+        listening.cancel()
 
 
 async def read(scope: Scope, receive: Receive) -> http.Request | None:

@@ -7,12 +7,15 @@ import threading
 import uuid
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from math import inf
+from time import monotonic
 from typing import Any
 
 from mcp_django.batches import RenewLease
 from mcp_django.lanes import inline
+from mcp_django.models import Process
 
-RENEW_SECONDS = 5.0
+RENEW_SECONDS = 3.0
 
 _ids: dict[int, uuid.UUID] = {}
 
@@ -37,10 +40,21 @@ def package_version() -> str:
 class Heartbeat:
     """Renews this process's lease every few seconds once the process keeps sessions."""
 
-    def __init__(self, post: Callable[[Any], None]) -> None:
+    def __init__(self, post: Callable[[Any, Callable[[], None]], None]) -> None:
         self._post = post
         self._pid = 0
         self._stop = threading.Event()
+        self._unbroken_since = self._renewed_at = -inf
+
+    @property
+    def may_judge(self) -> bool:
+        """Whether this process may take others for dead whose lease ran out.
+
+        Only one that has reached the database itself for a full lease may: after a failover, or when this process
+        was frozen, everybody's lease has run out.
+        """
+        now, lease = monotonic(), Process.LEASE.total_seconds()
+        return now - self._renewed_at < lease / 2 and now - self._unbroken_since >= lease
 
     def start(self) -> None:
         """Start the thread, once per process; none in tests that run inside a transaction."""
@@ -48,6 +62,7 @@ class Heartbeat:
             return
         self._pid = os.getpid()
         self._stop = threading.Event()
+        self._unbroken_since = self._renewed_at = -inf
         threading.Thread(target=self._run, args=(self._stop,), name="mcp-django-lease", daemon=True).start()
 
     def stop(self) -> None:
@@ -57,6 +72,12 @@ class Heartbeat:
 
     def _run(self, stop: threading.Event) -> None:
         renewal = RenewLease(this_process(), package_version())
-        self._post(renewal)
+        self._post(renewal, self._renewed)
         while not stop.wait(RENEW_SECONDS):
-            self._post(renewal)
+            self._post(renewal, self._renewed)
+
+    def _renewed(self) -> None:
+        now = monotonic()
+        if now - self._renewed_at >= Process.LEASE.total_seconds() / 2:
+            self._unbroken_since = now
+        self._renewed_at = now

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -17,8 +17,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.functional import cached_property
 from django.utils.module_loading import autodiscover_modules
 
+from mcp_django import notices
 from mcp_django.auth import Authenticator, default_authenticators
-from mcp_django.handlers import Handler, Kind, Registration, no_bare_decorator, registrations_of
+from mcp_django.handlers import Enabled, Handler, Kind, Registration, no_bare_decorator, registrations_of
 
 if TYPE_CHECKING:
     from django.urls import URLPattern
@@ -113,6 +114,7 @@ class MCPServer:
         meta: dict[str, Any] | None = None,
         structured_output: bool | None = None,
         input_schema: dict[str, Any] | None = None,
+        enabled: Enabled | None = None,
     ) -> Callable[[FunctionT], FunctionT]:
         """Register a function as a tool. Its parameters become the input schema, its return type the output's.
 
@@ -121,6 +123,8 @@ class MCPServer:
             structured_output: None to decide by the return annotation.
             input_schema: a JSON Schema to show in place of the derived one; arguments are still validated by
                 the function's signature.
+            enabled: a function, sync or async, that says whether the tool is offered at the moment, to whomever;
+                always by default. One that is not offered is listed nowhere, and a call of it finds no such tool.
         """
         options = {
             "name": name,
@@ -131,6 +135,7 @@ class MCPServer:
             "meta": meta,
             "structured_output": structured_output,
             "input_schema": input_schema,
+            "enabled": enabled,
         }
         return self._decorator("tool", name, options)
 
@@ -145,8 +150,13 @@ class MCPServer:
         icons: list[Icon] | None = None,
         annotations: ResourceAnnotations | None = None,
         meta: dict[str, Any] | None = None,
+        enabled: Enabled | None = None,
     ) -> Callable[[FunctionT], FunctionT]:
-        """Register a function as a resource, or as a template if ``uri`` has ``{variables}`` (RFC 6570)."""
+        """Register a function as a resource, or as a template if ``uri`` has ``{variables}`` (RFC 6570).
+
+        Args:
+            enabled: see :meth:`tool`.
+        """
         options = {
             "uri": uri,
             "name": name,
@@ -156,6 +166,7 @@ class MCPServer:
             "icons": icons,
             "annotations": annotations,
             "meta": meta,
+            "enabled": enabled,
         }
         return self._decorator("resource", uri, options)
 
@@ -166,9 +177,14 @@ class MCPServer:
         title: str | None = None,
         description: str | None = None,
         icons: list[Icon] | None = None,
+        enabled: Enabled | None = None,
     ) -> Callable[[FunctionT], FunctionT]:
-        """Register a function as a prompt; it returns a string, a message, or a list of them."""
-        options = {"name": name, "title": title, "description": description, "icons": icons}
+        """Register a function as a prompt; it returns a string, a message, or a list of them.
+
+        Args:
+            enabled: see :meth:`tool`.
+        """
+        options = {"name": name, "title": title, "description": description, "icons": icons, "enabled": enabled}
         return self._decorator("prompt", name, options)
 
     def completion(self, misused: None = None) -> Callable[[FunctionT], FunctionT]:
@@ -201,6 +217,7 @@ class MCPServer:
                 f"{registration.place} was registered on server {self.name!r} after its first request. Register in "
                 "an app's mcp.py, which is imported in time."
             )
+        registration.check_enabled()
         place = (registration.kind, registration.key)
         other = self._registrations.get(place)
         if other is not None:
@@ -211,6 +228,57 @@ class MCPServer:
         if registration.kind == "completion":
             place = (registration.kind, registration.place)
         self._registrations[place] = registration
+
+    # Notices
+
+    def notify_tools_changed(self) -> None:
+        """Tell every client that the tool list changed: in sync code after the commit, in async code soon."""
+        notices.notify(self.name, "tools")
+
+    def notify_prompts_changed(self) -> None:
+        """Tell every client that the prompt list changed. See :meth:`notify_tools_changed`."""
+        notices.notify(self.name, "prompts")
+
+    def notify_resources_changed(self) -> None:
+        """Tell every client that the resource list changed. See :meth:`notify_tools_changed`."""
+        notices.notify(self.name, "resources")
+
+    def notify_resource_updated(self, uri: str) -> None:
+        """Tell the clients that subscribed to ``uri`` to read it again. See :meth:`notify_tools_changed`."""
+        notices.notify(self.name, "resource", uri)
+
+    def notify_session(self, session: str, method: str, params: Mapping[str, Any] | None = None) -> None:
+        """Send one session a notification, kept for it until it listens. See :meth:`notify_tools_changed`.
+
+        Args:
+            session: its key: ``ctx.session_key``, or the primary key of its row. One that has ended is told nothing.
+            method: e.g. ``notifications/elicitation/complete``.
+
+        Raises:
+            EventTooLarge: the message is larger than ``MCP_DJANGO_MAX_EVENT_BYTES``.
+            TypeError, ValueError: ``params`` is not JSON.
+        """
+        notices.notify_session(self.name, session, method, params)
+
+    async def anotify_tools_changed(self) -> None:
+        """See :meth:`notify_tools_changed`; the notice is written on return."""
+        await notices.anotify(self.name, "tools")
+
+    async def anotify_prompts_changed(self) -> None:
+        """See :meth:`anotify_tools_changed`."""
+        await notices.anotify(self.name, "prompts")
+
+    async def anotify_resources_changed(self) -> None:
+        """See :meth:`anotify_tools_changed`."""
+        await notices.anotify(self.name, "resources")
+
+    async def anotify_resource_updated(self, uri: str) -> None:
+        """See :meth:`notify_resource_updated` and :meth:`anotify_tools_changed`."""
+        await notices.anotify(self.name, "resource", uri)
+
+    async def anotify_session(self, session: str, method: str, params: Mapping[str, Any] | None = None) -> None:
+        """See :meth:`notify_session` and :meth:`anotify_tools_changed`."""
+        await notices.anotify_session(self.name, session, method, params)
 
     # Use
 

@@ -33,8 +33,10 @@ from mcp_django.live import LiveSession, LiveSessions
 from mcp_django.models import digest_of
 from mcp_django.processes import this_process
 from mcp_django.store import SessionHead, SessionRecord, SessionStore, session_store
+from mcp_django.streams import Streams
 
 if TYPE_CHECKING:
+    from mcp_django.exchanges import Exchange
     from mcp_django.http import Request
     from mcp_django.kernel import Kernel
 
@@ -57,9 +59,14 @@ class Visit:
         """The name under which the server's sessions are stored."""
         return self.kernel.owner.name
 
-    def call(self, session: LiveSession, id: jsonrpc.RequestId | None = None) -> Call:
-        """A call of this visit in ``session``."""
-        return Call(session, self.session_id, self.principal, self.http, id)
+    def hook(self, session: LiveSession) -> Call:
+        """What hooks and ``initialize`` run as: a call without a channel to the client."""
+        return Call(session, self.session_id, self.principal, self.http)
+
+    def start(self, session: LiveSession, request: jsonrpc.Request, exchange: Exchange, place: int) -> None:
+        """Start the call that answers a request at its place of an exchange."""
+        call = Call(session, self.session_id, self.principal, self.http, request, exchange, place)
+        call.start(lambda: self.kernel.respond(call, request.method, request.params))
 
 
 class Sessions:
@@ -67,6 +74,7 @@ class Sessions:
 
     def __init__(self, store: SessionStore) -> None:
         self.store = store
+        self.streams = Streams(store)
         self.live = LiveSessions()
         self._lock = threading.Lock()
         self._restoring: dict[str, Future[LiveSession]] = {}
@@ -92,7 +100,7 @@ class Sessions:
         client_params = parse_initialize_params(jsonrpc.canonical(params))
         record = new_record(visit, params, client_params)
         session = LiveSession(self.store, record, client_params)
-        call = visit.call(session, request.id)
+        call = visit.hook(session)
         result = await visit.kernel.initialize(call, params)
         await self.store.create(record)
         try:
@@ -184,9 +192,12 @@ class Sessions:
             process_restore_count=self.live.restores(digest) + 1,
             initialized_at=record.initialized_at,
         )
-        await visit.kernel.replay(visit.call(session), json.loads(record.initialize_params_json))
+        await visit.kernel.replay(visit.hook(session), json.loads(record.initialize_params_json))
         if not await self.store.mark_restored(digest, this_process(), visit.kernel.fingerprint):
             raise SessionNotFound
+        if record.tools_fingerprint != visit.kernel.fingerprint:
+            # Other code than the client saw the tools of: a deploy.
+            await self.streams.post(digest, jsonrpc.notification("notifications/tools/list_changed"))
         self.live.count_restore(digest)
         await announce(signals.session_restored, visit, session=session, marker=marker)
         logger.info("session=%s restored reason=%s client=%r", digest[:12], marker.reason, record.client_name)
@@ -220,7 +231,7 @@ class Sessions:
         except BaseException:
             session.initialized = False
             raise
-        await threads.start(lambda: visit.kernel.initialized(visit.call(session), None))
+        await threads.start(lambda: visit.kernel.initialized(visit.hook(session), None))
 
     async def end(self, visit: Visit, reason: str) -> None:
         """End a session for every process.
@@ -231,11 +242,11 @@ class Sessions:
         digest = digest_of(visit.session_id)
         self._usable(visit, digest, await self.store.head(digest))
         ended = await self.store.end(digest, reason, "terminated")
-        session = self.live.drop(digest)
+        self.live.drop(digest)
         if not ended:
             raise SessionNotFound
-        for call in list(session.calls) if session is not None else ():
-            call.cancel()
+        self.streams.session_ended(digest)
+        self.streams.wakeups.send(f"session:{digest}")
         await announce(signals.session_ended, visit, session=digest, reason=reason)
 
 

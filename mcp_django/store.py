@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -16,15 +16,15 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
-from django.db import router
 from django.utils.module_loading import import_string
 
-from mcp_django import batches
+from mcp_django import batches, visits
 from mcp_django.conf import mcp_settings
 from mcp_django.exceptions import SessionNotFound
 from mcp_django.lanes import Lane
 from mcp_django.models import Session
 from mcp_django.processes import Heartbeat
+from mcp_django.visits import Item
 
 StateOperation = Callable[[dict[str, Any]], Any]
 """Changes a session's state in place and returns what the caller is to get. Quick and without I/O: it may run
@@ -91,6 +91,9 @@ class SessionStore(Protocol):
     async def head(self, digest: str) -> SessionHead | None:
         """The part that requests are checked against; None if there is no such session."""
 
+    async def heads(self, digests: Iterable[str]) -> dict[str, SessionHead]:
+        """The same part of many sessions; those that are not there are left out."""
+
     async def load(self, digest: str) -> SessionRecord | None:
         """The whole session; None if there is no such session."""
 
@@ -102,6 +105,13 @@ class SessionStore(Protocol):
 
     async def set_log_level(self, digest: str, level: str) -> bool:
         """Keep the client's log level and raise the epoch. False if the session has ended."""
+
+    async def change_subscription(self, digest: str, uri: str, subscribed: bool) -> bool:
+        """Keep whether the client wants to hear of a resource, and raise the epoch. False if the session has ended.
+
+        Raises:
+            HandlerError: it would have more than ``MCP_DJANGO_MAX_SUBSCRIPTIONS``.
+        """
 
     async def mark_restored(self, digest: str, process: uuid.UUID, tools_fingerprint: str) -> bool:
         """Count a restore by ``process``. False if the session has ended."""
@@ -137,29 +147,32 @@ class ORMStore:
     durable = True
 
     def __init__(self) -> None:
-        self._reads: Lane[batches.Read] = Lane("reads", self.alias, batches.read)
-        self._writes: Lane[batches.Write] = Lane("writes", self.alias, batches.write)
-        self._heartbeat = Heartbeat(self._writes.post)
+        self.reads: Lane[Item] = Lane("reads", self.alias, visits.read)
+        self.writes: Lane[Item] = Lane("writes", self.alias, visits.write)
+        self.heartbeat = Heartbeat(self.writes.post)
 
     def alias(self) -> str:
-        """The database that sessions are written to; they are read from there too, since a lagging replica
-        would answer 404 for a session that was just made."""
-        return router.db_for_write(Session)
+        """The database that sessions are written to and read from."""
+        return visits.alias()
 
     async def create(self, record: SessionRecord) -> None:
-        self._heartbeat.start()
-        await self._writes.ask(batches.Create(record))
+        self.heartbeat.start()
+        await self.writes.ask(batches.Create(record))
 
     async def head(self, digest: str) -> SessionHead | None:
-        row = await self._reads.ask(batches.ReadHead(digest))
+        row = await self.reads.ask(batches.ReadHead(digest))
         return None if row is None else SessionHead._make(row)
 
+    async def heads(self, digests: Iterable[str]) -> dict[str, SessionHead]:
+        rows = await self.reads.ask(batches.ReadHeads(frozenset(digests)))
+        return {digest: SessionHead._make(row) for digest, row in rows.items()}
+
     async def load(self, digest: str) -> SessionRecord | None:
-        row = await self._reads.ask(batches.ReadRecord(digest))
+        row = await self.reads.ask(batches.ReadRecord(digest))
         return None if row is None else SessionRecord(**row)
 
     def touch(self, digest: str, seen_at: datetime, expires_at: datetime) -> None:
-        self._writes.post(batches.Touch(digest, seen_at, expires_at))
+        self.writes.post(batches.Touch(digest, seen_at, expires_at))
 
     async def mark_initialized(self, digest: str, at: datetime) -> bool:
         return await self._change(lambda: Session(pk=digest).mark_initialized(at))
@@ -167,8 +180,11 @@ class ORMStore:
     async def set_log_level(self, digest: str, level: str) -> bool:
         return await self._change(lambda: Session(pk=digest).set_log_level(level))
 
+    async def change_subscription(self, digest: str, uri: str, subscribed: bool) -> bool:
+        return await self._change(lambda: Session(pk=digest).change_subscription(uri, subscribed))
+
     async def mark_restored(self, digest: str, process: uuid.UUID, tools_fingerprint: str) -> bool:
-        self._heartbeat.start()
+        self.heartbeat.start()
         return await self._change(lambda: Session(pk=digest).mark_restored(process, tools_fingerprint))
 
     async def end(self, digest: str, reason: str, status: str) -> bool:
@@ -178,19 +194,19 @@ class ORMStore:
         return await self._change(lambda: Session(pk=digest).replace_state(state_json, version=version))
 
     async def _change(self, change: Callable[[], bool]) -> bool:
-        return cast(bool, await self._writes.ask(batches.Change(change)))
+        return cast(bool, await self.writes.ask(batches.Change(change)))
 
     async def read_state(self, digest: str) -> tuple[dict[str, Any], int]:
-        found = await self._reads.ask(batches.ReadState(digest))
+        found = await self.reads.ask(batches.ReadState(digest))
         if found is None:
             raise SessionNotFound
         return cast(tuple[dict[str, Any], int], found)
 
     async def change_state(self, digest: str, operation: StateOperation) -> Any:
-        return await self._writes.ask(batches.ChangeState(digest, operation))
+        return await self.writes.ask(batches.ChangeState(digest, operation))
 
     async def process_alive(self, process: uuid.UUID) -> bool:
-        return cast(bool, await self._reads.ask(batches.ReadProcess(process)))
+        return cast(bool, await self.reads.ask(batches.ReadProcess(process)))
 
 
 @lru_cache(maxsize=1)

@@ -17,7 +17,7 @@ the client.
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
@@ -35,6 +35,7 @@ from mcp_django.sessions import sessions
 from mcp_django.threads import in_transaction
 
 DEFAULT_VERSION = "2025-11-25"
+CAPABILITIES = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
 
 
 class ClientError(MCPDjangoError):
@@ -63,15 +64,26 @@ def inline() -> Iterator[None]:
         lanes.inline.enabled = before
 
 
-class Client:
-    """A client of one server, in the test's process and without sockets. Make it with :func:`connect`."""
+Answerer = Callable[[dict[str, Any]], Mapping[str, Any]]
+"""What a test client does when the server asks: takes the request's params, returns the result."""
 
-    def __init__(self, server: MCPServer, headers: Mapping[str, str]) -> None:
+
+class Client:
+    """A client of one server, in the test's process and without sockets. Make it with :func:`connect`.
+
+    ``notifications`` holds what came with answers: progress, log messages.
+    """
+
+    def __init__(
+        self, server: MCPServer, headers: Mapping[str, str], answers: Mapping[str, Answerer] | None = None
+    ) -> None:
         self.server = server
         self.session_id: str | None = None
         self.protocol_version: str | None = None
         self.initialize_result: dict[str, Any] = {}
+        self.notifications: list[dict[str, Any]] = []
         self._headers = dict(headers)
+        self._answers = dict(answers or {})
         self._ids = itertools.count(1)
 
     async def request(self, method: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -83,6 +95,8 @@ class Client:
         message: dict[str, Any] = {"jsonrpc": "2.0", "id": next(self._ids), "method": method}
         if params is not None:
             message["params"] = dict(params)
+        if method == "tools/call":
+            message["params"]["_meta"] = {"progressToken": message["id"], **message["params"].get("_meta", {})}
         answer = await self._send("POST", jsonrpc.encode(message))
         return dict(answer["result"])
 
@@ -101,7 +115,7 @@ class Client:
         """Open a session; :func:`connect` has done it."""
         params = {
             "protocolVersion": protocol_version,
-            "capabilities": {},
+            "capabilities": {CAPABILITIES[method]: {} for method in self._answers if method in CAPABILITIES},
             "clientInfo": {"name": "mcp_django.testing", "version": "1"},
         }
         self.initialize_result = await self.request("initialize", params)
@@ -133,11 +147,38 @@ class Client:
             headers[VERSION_HEADER] = self.protocol_version
         raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         response = await respond(self.server, Request(method, raw, body, lambda body: self._django(headers, body)))
-        answer = jsonrpc.decode(response.body) if response.body else {}
+        if response.frames is not None:
+            answer = await self._follow(response.frames)
+        else:
+            answer = jsonrpc.decode(response.body) if response.body else {}
         if response.status >= 400 or "error" in answer:
             raise ClientError(response.status, answer.get("error", {}))
         self.session_id = dict(response.headers).get("Mcp-Session-Id", self.session_id)
         return dict(answer)
+
+    async def _follow(self, frames: AsyncIterator[bytes]) -> Any:
+        """Read an event stream to the answer, and answer what is asked meanwhile."""
+        answer: Any = {}
+        async for chunk in frames:
+            for line in chunk.splitlines():
+                if not (data := line.removeprefix(b"data: ") if line.startswith(b"data: ") else b""):
+                    continue
+                message = jsonrpc.decode(data)
+                if "method" not in message:
+                    answer = message
+                elif "id" in message:
+                    await self._answer(message)
+                else:
+                    self.notifications.append(message)
+        return answer
+
+    async def _answer(self, request: dict[str, Any]) -> None:
+        answerer = self._answers.get(request["method"])
+        if answerer is None:
+            answer = jsonrpc.error(request["id"], jsonrpc.METHOD_NOT_FOUND, f"No answer to {request['method']}.")
+        else:
+            answer = jsonrpc.result(request["id"], dict(answerer(request.get("params") or {})))
+        await self._send("POST", jsonrpc.encode(answer))
 
     def _django(self, headers: Mapping[str, str], body: bytes) -> HttpRequest:
         request = RequestFactory().generic("POST", "/mcp", body, "application/json", headers=headers)
@@ -147,18 +188,24 @@ class Client:
 
 @asynccontextmanager
 async def connect(
-    server: MCPServer, *, headers: Mapping[str, str] | None = None, protocol_version: str = DEFAULT_VERSION
+    server: MCPServer,
+    *,
+    headers: Mapping[str, str] | None = None,
+    answers: Mapping[str, Answerer] | None = None,
+    protocol_version: str = DEFAULT_VERSION,
 ) -> AsyncIterator[Client]:
     """A client with an open session on ``server``; the session ends with the block.
 
     Args:
         headers: sent with every request, e.g. a cookie or an Authorization header.
+        answers: what the client does when it is asked, by method, e.g. ``{"elicitation/create": lambda params:
+            {"action": "accept", "content": {"name": "Ada"}}}``. The client declares the capabilities that go with them.
         protocol_version: what the client offers.
 
     Raises:
         ClientError: the server refused the session.
     """
-    client = Client(server, headers or {})
+    client = Client(server, headers or {}, answers)
     with inline() if await sync_to_async(in_transaction)() else nullcontext():
         await client.initialize(protocol_version)
         try:

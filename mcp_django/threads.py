@@ -12,10 +12,12 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from time import monotonic
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
 from django.core import mail
@@ -48,10 +50,55 @@ def close_connections() -> None:
             connection.close()
 
 
+class Pool(Executor):
+    """A bounded pool of daemon threads: a handler that never returns must not keep the process from ending."""
+
+    def __init__(self, size: int, name: str) -> None:
+        self._size = size
+        self._name = name
+        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._waiting = 0
+        self._queued = 0
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        with self._lock:
+            self._work.put((future, functools.partial(fn, *args, **kwargs)))
+            self._queued += 1
+            if self._queued > self._waiting and self._threads < self._size:
+                self._threads += 1
+                self._waiting += 1
+                threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let the threads end when they are through; nobody waits for them."""
+        for _thread in range(self._size):
+            self._work.put(None)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            future, fn = work
+            with self._lock:
+                self._queued -= 1
+                self._waiting -= 1
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(fn())
+                except BaseException as error:
+                    future.set_exception(error)
+            # What it refers to must not live until the next call.
+            del work, future, fn
+            with self._lock:
+                self._waiting += 1
+
+
 @functools.lru_cache(maxsize=1)
-def pool() -> ThreadPoolExecutor:
+def pool() -> Pool:
     """The bounded pool in which sync handlers run."""
-    return ThreadPoolExecutor(mcp_settings.CALL_THREADS, thread_name_prefix="mcp-django-call")
+    return Pool(mcp_settings.CALL_THREADS, "mcp-django-call")
 
 
 class AuthenticatorPool:
@@ -62,14 +109,14 @@ class AuthenticatorPool:
     """
 
     def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: Pool | None = None
         self._made = 0.0
         self._left = 0
 
-    def current(self) -> ThreadPoolExecutor:
+    def current(self) -> Pool:
         """The pool to use now."""
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(AUTHENTICATOR_THREADS, thread_name_prefix="mcp-django-auth")
+            self._pool = Pool(AUTHENTICATOR_THREADS, "mcp-django-auth")
             self._made = monotonic()
         return self._pool
 
@@ -89,7 +136,7 @@ async def run_sync(fn: Callable[..., ResultT], *args: Any, **kwargs: Any) -> Res
     return await run_in(pool(), fn, *args, **kwargs)
 
 
-async def run_in(threads: ThreadPoolExecutor, fn: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
+async def run_in(threads: Pool, fn: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
     """Run a sync function in a thread of a pool, in a copy of the caller's context.
 
     By way of asgiref, since Django's own locals (the language, the script prefix) follow no other way into a thread.
@@ -97,7 +144,8 @@ async def run_in(threads: ThreadPoolExecutor, fn: Callable[..., ResultT], *args:
     """
     if inline.enabled:
         return await sync_to_async(called)(fn, *args, **kwargs)
-    run = sync_to_async(_released, thread_sensitive=False, executor=threads, context=contextvars.copy_context())
+    executor = cast(ThreadPoolExecutor, threads)
+    run = sync_to_async(_released, thread_sensitive=False, executor=executor, context=contextvars.copy_context())
     return await run(fn, *args, **kwargs)
 
 
@@ -169,6 +217,13 @@ async def _isolated(make: Callable[[], Coroutine[Any, Any, ResultT]]) -> ResultT
         finally:
             if scope in SyncToAsync.context_to_thread_executor:
                 await asyncio.shield(sync_to_async(close_connections)())
+
+
+async def release_scope() -> None:
+    """Give back the connections of this call's ORM work before a wait that may be long."""
+    scope = SyncToAsync.thread_sensitive_context.get(None)
+    if scope is not None and scope in SyncToAsync.context_to_thread_executor and not inline.enabled:
+        await sync_to_async(close_connections)()
 
 
 def in_transaction() -> bool:

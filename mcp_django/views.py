@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from django.core.handlers.asgi import ASGIRequest
 from django.db.transaction import non_atomic_requests
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.urls import URLPattern, path
 
 from mcp_django import http
@@ -27,15 +27,19 @@ class View(Protocol):
     csrf_exempt: bool
     login_required: bool
 
-    def __call__(self, request: HttpRequest) -> Awaitable[HttpResponse]: ...
+    def __call__(self, request: HttpRequest) -> Awaitable[HttpResponseBase]: ...
 
 
 def view_of(server: MCPServer) -> View:
     """The async view that serves ``server``."""
 
-    async def mcp_endpoint(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    async def mcp_endpoint(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         # What the URL captured is in request.resolver_match, for handlers that want it.
         response = await respond(server, adapted(request))
+        if response.frames is not None:
+            # The encoding keeps GZipMiddleware away, which would press each frame and wrap the stream twice.
+            headers = {**dict(response.headers), "Content-Encoding": "identity"}
+            return StreamingHttpResponse(response.frames, status=response.status, headers=headers)
         answer = HttpResponse(response.body, status=response.status, headers=dict(response.headers))
         if not response.body:
             del answer["Content-Type"]
@@ -59,7 +63,8 @@ def patterns_of(server: MCPServer) -> list[URLPattern]:
 
 def adapted(request: HttpRequest) -> http.Request:
     """Django's request as the endpoint takes it."""
-    adapted = http.Request(request.method or "", raw_headers(request), b"", lambda body: request)
+    streams = isinstance(request, ASGIRequest)
+    adapted = http.Request(request.method or "", raw_headers(request), b"", lambda body: request, streams=streams)
     try:
         http.check_declared_length(request.META.get("CONTENT_LENGTH") or None)
         adapted.body = body_of(request)
