@@ -9,8 +9,11 @@ from typing import Annotated, Literal
 from django.contrib.auth import get_user_model
 from pydantic import BaseModel, Field
 
+from demo_project.everything.models import Visibility
 from demo_project.everything.server import everything
 from mcp_django import Context
+
+HIDDEN_TOOL = "now_you_see_me"
 
 
 class SessionInfo(BaseModel):
@@ -33,6 +36,14 @@ class Steps(BaseModel):
 
 class Rows(BaseModel):
     rows: int
+
+
+class Toggled(BaseModel):
+    visible: bool = Field(description=f"Whether {HIDDEN_TOOL} is shown now")
+
+
+class Seen(BaseModel):
+    seen: bool
 
 
 class Name(BaseModel):
@@ -95,3 +106,22 @@ async def ask_name(ctx: Context) -> NameAnswer:
 def orm_roundtrip() -> Rows:
     """Do one ORM query in a sync function."""
     return Rows(rows=get_user_model().objects.count())
+
+
+@everything.tool()
+def toggle_tool() -> Toggled:
+    """Show the tool now_you_see_me to everybody, or hide it from everybody."""
+    visibility, _created = Visibility.objects.get_or_create(tool=HIDDEN_TOOL)
+    visible = visibility.toggle()
+    everything.notify_tools_changed()
+    return Toggled(visible=visible)
+
+
+def is_visible() -> bool:
+    return Visibility.objects.shows(HIDDEN_TOOL)
+
+
+@everything.tool(HIDDEN_TOOL, enabled=is_visible)
+async def now_you_see_me() -> Seen:
+    """Say that you see me. toggle_tool hides me."""
+    return Seen(seen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
 from asgiref.sync import sync_to_async
 from django.utils import timezone
@@ -19,10 +20,18 @@ from mcp_types import (
     TextResourceContents,
     ToolAnnotations,
 )
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from demo_project.library import catalogue, fill
-from demo_project.library.models import Book, LoanRefused, Member
+from demo_project.library.models import (
+    AUTHOR_URI,
+    BOOK_URI,
+    CATALOGUE_URI,
+    Book,
+    LoanRefused,
+    Member,
+    due_date,
+)
 from demo_project.library.results import (
     BookView,
     ImportView,
@@ -33,18 +42,22 @@ from demo_project.library.results import (
     ShelfView,
 )
 from mcp_django import Context, Handler, RestoreMarker, mcp, tool
+from mcp_django.exceptions import ClientCannot
 
 mcp.server_name = "library"
 mcp.title = "A small public library"
 mcp.instructions = (
     "Find books with search_books, then borrow and return them by ISBN. Borrowing needs a library card, named once "
-    "for the session. The reading list (put_on_shelf) needs none."
+    "for the session. The reading list (put_on_shelf) needs none. Subscribe to a book's resource to hear when a copy "
+    "comes back."
 )
 
 READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 CHANGES = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
 
+# Small enough to be soon over, and few enough of them that progress is news.
 IMPORT_BATCH = 250
+IMPORT_STEPS = 50
 
 Isbn = Annotated[str, Field(description="ISBN-13 as search_books gives it, with or without hyphens")]
 Card = Annotated[str | None, Field(description="Library card, such as LIB-0001. Needed once, the session remembers it")]
@@ -100,16 +113,47 @@ def search_books(
     return SearchResult(total=total, books=[BookView.of(book) for book in found[:limit]], advice=advice)
 
 
+class Consent(BaseModel):
+    """What the reader is asked before a book is borrowed."""
+
+    borrow: bool = Field(default=True, title="Borrow it", description="Take this book out")
+
+
 @mcp.tool(title="Borrow a book", annotations=CHANGES)
 async def borrow(isbn: Isbn, ctx: Context, card: Card = None) -> LoanView:
-    """Borrow one copy for three weeks. A card has at most five books out."""
+    """Borrow one copy for three weeks. A card has at most five books out. The reader is asked to confirm."""
     member = await member_of(ctx, card)
     book = await book_of(isbn)
     try:
+        await sync_to_async(member.check_loan)(book)
+        answer = await confirmation(ctx, f"Borrow {book} with card {member.card}, until {due_date()}?")
+        if answer != "yes":
+            raise ToolError(f"{ANSWERS[answer]} {book.title!r} was not borrowed.")
         loan = await sync_to_async(member.borrow)(book)
     except LoanRefused as refused:
         raise ToolError(str(refused)) from None
     return LoanView.of(loan)
+
+
+Answer = Literal["yes", "no", "none"]
+ANSWERS: dict[Answer, str] = {
+    "no": "The reader said no.",
+    "none": "The reader gave no answer. Ask in the conversation, and call again if they want it.",
+}
+
+
+async def confirmation(ctx: Context, question: str) -> Answer:
+    """What the reader says; yes if the client has no way to ask, since such readers want to borrow books as well."""
+    try:
+        answer = await ctx.elicit(question, Consent)
+    except ClientCannot:
+        return "yes"
+    except (MCPError, ValueError):
+        # No answer in time, an error for an answer, or one that does not fit the form.
+        return "none"
+    if answer.action == "cancel":
+        return "none"
+    return "yes" if answer.action == "accept" and answer.data.borrow else "no"
 
 
 @mcp.tool(title="Return a book", annotations=CHANGES)
@@ -134,13 +178,35 @@ async def my_loans(ctx: Context, card: Card = None) -> Loans:
 
 @mcp.tool(title="Import the union catalogue", annotations=CHANGES)
 async def import_catalogue(ctx: Context, rows: Annotated[int, Field(ge=1, le=50_000)] = 5_000) -> ImportView:
-    """Import that many books of the union catalogue. Takes a while; safe to repeat."""
+    """Import that many books of the union catalogue. Takes a while; safe to cancel and to repeat."""
+    before = await Book.objects.acount()
     imported = 0
-    for start in range(0, rows, IMPORT_BATCH):
-        end = min(start + IMPORT_BATCH, rows)
-        imported += await sync_to_async(Book.objects.add_missing)(catalogue.books(range(start, end)))
-        await ctx.report_progress(end, rows, f"{end} of {rows} books, {imported} of them new")
+    try:
+        for batch in batches(rows):
+            imported += await sync_to_async(add_books)(batch)
+            await ctx.report_progress(batch.stop, rows, f"{batch.stop} of {rows} books, {imported} of them new")
+    finally:
+        # Also if it is cancelled. The thread of the batches does it, and so after the last of them is committed.
+        await sync_to_async(tell_of_new_books)(before)
     return ImportView(imported=imported, already_there=rows - imported, total=await Book.objects.acount())
+
+
+def batches(rows: int) -> Iterator[range]:
+    """The rows in pieces, each of which is one transaction and one step of progress."""
+    size = max(IMPORT_BATCH, -(-rows // IMPORT_STEPS))
+    return (range(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+def add_books(numbers: range) -> int:
+    """Save the books that are missing, all of them or none, and say how many they were."""
+    return Book.objects.add_missing(catalogue.books(numbers))
+
+
+def tell_of_new_books(before: int) -> None:
+    """Once for all, since bulk_create() sends no signals; and clients need not hear of each batch."""
+    if Book.objects.count() != before:
+        mcp.notify_resources_changed()
+        mcp.notify_resource_updated(CATALOGUE_URI)
 
 
 @mcp.register
@@ -204,19 +270,19 @@ class Shelf(Handler):
         return ShelfView(books=[f"{titles[isbn]} ({isbn})" for isbn in isbns if isbn in titles], greeting=greeting)
 
 
-@mcp.resource("lib://catalogue", title="The catalogue", mime_type="application/json")
+@mcp.resource(CATALOGUE_URI, title="The catalogue", mime_type="application/json")
 def catalogue_summary() -> dict[str, object]:
     """How many books there are on which subject, and how to read on."""
     subjects = Book.objects.by_subject()
     return {
         "books": sum(subjects.values()),
         "subjects": subjects,
-        "book": "lib://books/{isbn}",
-        "author": "lib://authors/{author}",
+        "book": BOOK_URI,
+        "author": AUTHOR_URI,
     }
 
 
-@mcp.resource("lib://books/{isbn}", title="A book", mime_type="application/json")
+@mcp.resource(BOOK_URI, title="A book", mime_type="application/json")
 async def book_resource(isbn: str) -> BookView:
     """One book, and how many copies can be borrowed now."""
     try:
@@ -225,7 +291,7 @@ async def book_resource(isbn: str) -> BookView:
         raise ResourceNotFoundError(str(error)) from None
 
 
-@mcp.resource("lib://authors/{author}", title="An author's books", mime_type="application/json")
+@mcp.resource(AUTHOR_URI, title="An author's books", mime_type="application/json")
 def author_resource(author: str) -> list[BookView]:
     """All books of one author, by the name as the catalogue writes it."""
     books = [BookView.of(book) for book in Book.objects.filter(author=author).with_available()]

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import date, timedelta
+from urllib.parse import quote
 
 from django.conf import settings
 from django.db import models, transaction
 from django.db.models import Count, F, Q
 from django.utils import timezone
 
+from mcp_django import mcp, resource_updates
+
 LOAN_PERIOD = timedelta(days=21)
 LOANS_PER_MEMBER = 5
+
+CATALOGUE_URI = "lib://catalogue"
+BOOK_URI = "lib://books/{isbn}"
+AUTHOR_URI = "lib://authors/{author}"
 
 
 class LoanRefused(Exception):
@@ -56,6 +63,9 @@ class BookQuerySet(models.QuerySet["Book"]):
         return len(by_isbn)
 
 
+@resource_updates(CATALOGUE_URI)
+@resource_updates(AUTHOR_URI)
+@resource_updates(BOOK_URI, list_changed=True)
 class Book(models.Model):
     isbn = models.CharField("ISBN", max_length=13, unique=True)
     title = models.CharField(max_length=200, db_index=True)
@@ -74,6 +84,16 @@ class Book(models.Model):
 
     def __str__(self) -> str:
         return f"{self.title} ({self.author}, {self.year})"
+
+    @property
+    def uri(self) -> str:
+        """The book's resource."""
+        return BOOK_URI.format(isbn=self.isbn)
+
+    @property
+    def author_uri(self) -> str:
+        """The resource of all books of its author."""
+        return AUTHOR_URI.format(author=quote(self.author, safe=""))
 
 
 class Member(models.Model):
@@ -99,6 +119,15 @@ class Member(models.Model):
         # Everybody locks in this order. Whoever waits here counts what the other one has committed.
         Member.objects.select_for_update().get(pk=self.pk)
         Book.objects.select_for_update().get(pk=book.pk)
+        self.check_loan(book)
+        return self.loans.create(book=book, due=due_date())
+
+    def check_loan(self, book: Book) -> None:
+        """See whether a copy could be lent to this member now.
+
+        Raises:
+            LoanRefused: by the rules of the house.
+        """
         mine = self.loans.open()
         if mine.filter(book=book).exists():
             raise LoanRefused(
@@ -111,7 +140,11 @@ class Member(models.Model):
             next_due = out.values_list("due", flat=True).first()
             when = f"the next is due back on {next_due}" if next_due else "the library has none to lend"
             raise LoanRefused(f"There is no copy of {book.title!r} now: {when}.")
-        return self.loans.create(book=book, due=timezone.localdate() + LOAN_PERIOD)
+
+
+def due_date() -> date:
+    """When a book that is borrowed today has to be back."""
+    return timezone.localdate() + LOAN_PERIOD
 
 
 class LoanQuerySet(models.QuerySet["Loan"]):
@@ -119,6 +152,9 @@ class LoanQuerySet(models.QuerySet["Loan"]):
         return self.filter(returned_at=None)
 
 
+# These resources tell how many copies are in the house.
+@resource_updates(AUTHOR_URI)
+@resource_updates(BOOK_URI)
 class Loan(models.Model):
     book = models.ForeignKey(Book, on_delete=models.CASCADE, related_name="loans")
     member = models.ForeignKey(Member, on_delete=models.CASCADE, related_name="loans")
@@ -134,10 +170,23 @@ class Loan(models.Model):
     def __str__(self) -> str:
         return f"{self.book.title}, {self.member.card}"
 
+    @property
+    def isbn(self) -> str:
+        return self.book.isbn
+
+    @property
+    def author(self) -> str:
+        return self.book.author
+
     def is_overdue(self, today: date | None = None) -> bool:
         return self.returned_at is None and self.due < (today or timezone.localdate())
 
     def give_back(self) -> bool:
         """Take the copy back. False if somebody has done so before."""
         rows = Loan.objects.open().filter(pk=self.pk)
-        return rows.update(returned_at=timezone.now()) == 1
+        returned = rows.update(returned_at=timezone.now()) == 1
+        if returned:
+            # An UPDATE sends no signal, so this has to be said.
+            mcp.notify_resource_updated(self.book.uri)
+            mcp.notify_resource_updated(self.book.author_uri)
+        return returned

@@ -30,7 +30,7 @@ class BookView(BaseModel):
             year=book.year,
             copies=book.copies,
             available=book.available,
-            uri=f"lib://books/{book.isbn}",
+            uri=book.uri,
         )
 
 
