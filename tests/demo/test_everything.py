@@ -2,58 +2,167 @@
 
 from __future__ import annotations
 
-import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from django.db import connection
 
 from demo_project.everything import conformance
-from demo_project.everything.server import everything
+from demo_project.everything.features import HIDDEN_TOOL
+from demo_project.everything.models import Visibility
+from tests.protocol.client import LATEST, Client, Session, progress_of, text_of
+
+pytestmark = pytest.mark.anyio
+
+CAPABILITIES: dict[str, Any] = {"elicitation": {}, "sampling": {}}
 
 
-def tools() -> dict[str, Any]:
-    return {tool.name: tool for tool in asyncio.run(everything.kernel.list_tools())}
+async def listed(session: Session, kind: str) -> dict[str, Any]:
+    return {item["name"]: item for item in (await session.request(f"{kind}/list")).result[kind]}
+
+
+# The contract
+
+
+TOOLS: dict[str, tuple[set[str], set[str]]] = {
+    "add": ({"a", "b"}, {"result"}),
+    "session_info": (
+        set(),
+        {"session_id", "pid", "restored", "restore_count", "protocol_version", "client_name", "user"},
+    ),
+    "count": (set(), {"value"}),
+    "slow_progress": ({"steps", "seconds"}, {"steps"}),
+    "ask_name": (set(), {"action", "name"}),
+    "toggle_tool": (set(), {"visible"}),
+    "orm_roundtrip": (set(), {"rows"}),
+}
+
+
+@pytest.mark.parametrize("name", TOOLS)
+async def test_a_tool_of_the_contract_takes_and_returns_exactly_this(everything: Client, name: str) -> None:
+    tool = (await listed(await everything.open(), "tools"))[name]
+    arguments, results = TOOLS[name]
+    assert set(tool["inputSchema"]["properties"]) == arguments
+    assert set(tool["outputSchema"]["properties"]) == results
+
+
+async def test_the_first_tool_can_be_called_without_arguments(everything: Client) -> None:
+    first = next(iter((await listed(await everything.open(), "tools")).values()))
+    assert first["name"] == "test_simple_text"
+    assert not first["inputSchema"]["properties"]
+
+
+async def test_everything_is_described(everything: Client) -> None:
+    session = await everything.open()
+    await session.call("toggle_tool")
+    for kind in ("tools", "prompts", "resources"):
+        items = await listed(session, kind)
+        assert items
+        assert [name for name, item in items.items() if not item["description"]] == []
+
+
+async def test_a_schema_that_no_signature_can_say_reaches_the_list_untouched(everything: Client) -> None:
+    tools = await listed(await everything.open(), "tools")
+    assert tools["json_schema_2020_12_tool"]["inputSchema"] == conformance.JSON_SCHEMA
+
+
+async def test_progress_is_told_in_as_many_steps_as_were_asked_for(everything: Client) -> None:
+    session = await everything.open()
+    messages = await (await session.stream("slow_progress", steps=3, seconds=0.03)).rest()
+    assert progress_of(messages) == [1, 2, 3]
+    assert messages[-1]["result"]["structuredContent"] == {"steps": 3}
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "results"),
+    ("answer", "result"),
     [
-        ("add", {"a", "b"}, {"result"}),
-        (
-            "session_info",
-            set(),
-            {"session_id", "pid", "restored", "restore_count", "protocol_version", "client_name", "user"},
-        ),
-        ("count", set(), {"value"}),
-        ("slow_progress", {"steps", "seconds"}, {"steps"}),
-        ("ask_name", set(), {"action", "name"}),
-        ("orm_roundtrip", set(), {"rows"}),
+        ({"action": "accept", "content": {"name": "Ada"}}, {"action": "accept", "name": "Ada"}),
+        ({"action": "decline"}, {"action": "decline", "name": None}),
+        ({"action": "cancel"}, {"action": "cancel", "name": None}),
     ],
 )
-def test_a_tool_of_the_contract_takes_and_returns_exactly_this(
-    name: str, arguments: set[str], results: set[str]
-) -> None:
-    tool = tools()[name]
-    assert set(tool.input_schema["properties"]) == arguments
-    assert set(tool.output_schema["properties"]) == results
+async def test_a_name_is_asked_for(everything: Client, answer: Any, result: Any) -> None:
+    session = await everything.open(capabilities=CAPABILITIES)
+    stream = await session.stream("ask_name")
+    question = await stream.question()
+    assert question["params"]["requestedSchema"]["properties"]["name"]["type"] == "string"
+    assert (await session.answer(question, answer)).status == 202
+    assert (await stream.message())["result"]["structuredContent"] == result
 
 
-def test_the_first_tool_can_be_called_without_arguments() -> None:
-    first = next(iter(tools().values()))
-    assert first.name == "test_simple_text"
-    assert not first.input_schema["properties"]
+# The tool that is not always there
 
 
-def test_everything_is_described() -> None:
-    kernel = everything.kernel
+async def test_toggling_shows_a_tool_to_everybody_and_hides_it_again(everything: Client) -> None:
+    one, two = await everything.open(), await everything.open("2025-03-26")
+    for visible in (True, False, True):
+        assert await one.call("toggle_tool") == {"visible": visible}
+        assert (HIDDEN_TOOL in await listed(two, "tools")) is visible
+        if visible:
+            assert await two.call(HIDDEN_TOOL) == {"seen": True}
+        else:
+            assert (await two.post(two.tool(HIDDEN_TOOL))).error["code"] == -32602
 
-    async def listed() -> list[Any]:
-        return [*await kernel.list_tools(), *await kernel.list_prompts(), *await kernel.list_resources()]
 
-    items = asyncio.run(listed())
-    assert items
-    assert [item.name for item in items if not item.description] == []
+async def test_toggling_is_told_to_everybody_who_listens(everything: Client) -> None:
+    one, two = await everything.open(), await everything.open()
+    async with one.listening() as first, two.listening() as second:
+        assert await first.frame() is not None
+        assert await second.frame() is not None
+        for _time in range(2):
+            await one.call("toggle_tool")
+            for stream in (first, second):
+                assert (await stream.message())["method"] == "notifications/tools/list_changed"
 
 
-def test_a_schema_that_no_signature_can_say_reaches_the_list_untouched() -> None:
-    assert tools()["json_schema_2020_12_tool"].input_schema == conformance.JSON_SCHEMA
+def toggle(_number: int) -> bool:
+    try:
+        return Visibility.objects.get_or_create(tool=HIDDEN_TOOL)[0].toggle()
+    finally:
+        connection.close()
+
+
+def test_of_many_who_toggle_at_once_each_has_a_turn(transactional_db: None) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(toggle, range(40)))
+    assert found.count(True) == found.count(False) == 20
+    assert Visibility.objects.get().visible is False
+
+
+# What the conformance suite only glances at
+
+
+@pytest.mark.filterwarnings("ignore:The sampling capability is deprecated")
+async def test_the_questions_of_the_fixtures_get_their_answers(everything: Client) -> None:
+    session = await everything.open(capabilities=CAPABILITIES)
+    answers: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+        "test_elicitation": (
+            {"message": "Who are you?"},
+            {"action": "accept", "content": {"username": "ada", "email": "ada@example.com"}},
+            'User response: action=accept, content={"username":"ada","email":"ada@example.com"}',
+        ),
+        "test_sampling": (
+            {"prompt": "Say it."},
+            {"role": "assistant", "model": "m", "content": {"type": "text", "text": "It."}},
+            "LLM response: It.",
+        ),
+        "test_elicitation_sep1034_defaults": (
+            {},
+            {"action": "decline"},
+            "User response: action=decline, content={}",
+        ),
+    }
+    for name, (arguments, answer, text) in answers.items():
+        stream = await session.stream(name, **arguments)
+        await session.answer(await stream.question(), answer)
+        assert text_of((await stream.message())["result"]) == text
+
+
+async def test_a_client_that_was_sent_away_finds_its_answer_when_it_comes_back(everything: Client) -> None:
+    session = await everything.open(LATEST)
+    stream = await session.stream("test_reconnection")
+    assert "result" not in str(await stream.rest())
+    resumed = await session.listen(stream.last_id)
+    (answer,) = [message for message in await resumed.rest() if "result" in message]
+    assert text_of(answer["result"]) == "Reconnection test completed"

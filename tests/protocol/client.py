@@ -6,8 +6,9 @@ import asyncio
 import contextvars
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,13 @@ DEFAULTS: Headers = {
 }
 
 
+def header_of(headers: list[tuple[str, str]], name: str) -> str | None:
+    """The value of a header, which must not come twice."""
+    values = [value for key, value in headers if key.lower() == name.lower()]
+    assert len(values) <= 1, f"{name} came {len(values)} times: {values}"
+    return values[0] if values else None
+
+
 @dataclass(frozen=True)
 class Response:
     """An HTTP response, whole."""
@@ -36,9 +44,7 @@ class Response:
 
     def header(self, name: str) -> str | None:
         """The value of a header, which must not come twice."""
-        values = [value for key, value in self.headers if key.lower() == name.lower()]
-        assert len(values) <= 1, f"{name} came {len(values)} times: {values}"
-        return values[0] if values else None
+        return header_of(self.headers, name)
 
     @property
     def json(self) -> Any:
@@ -63,14 +69,166 @@ class Response:
         return error
 
 
-class Exchange:
-    """One request and its response. The application runs in a task and a context of its own, as under a server."""
+@dataclass(frozen=True)
+class Frame:
+    """One event of an event stream as it came, or a comment."""
 
-    def __init__(self, application: Application, scope: dict[str, Any], chunks: Sequence[bytes]) -> None:
+    data: str | None = None
+    id: str | None = None
+    event: str | None = None
+    retry: int | None = None
+    comment: str | None = None
+
+    @property
+    def has_message(self) -> bool:
+        """Whether it is an event with a message, so neither a comment nor a priming event nor a retry alone."""
+        return bool(self.data)
+
+    @property
+    def message(self) -> Any:
+        """The JSON-RPC message that it carries; it must carry one."""
+        assert self.data, self
+        return json.loads(self.data)
+
+
+def frame_of(block: str) -> Frame:
+    """A block of an event stream, without the empty line at its end (HTML standard, 9.2.6)."""
+    fields: dict[str, str] = {}
+    comments = []
+    data = []
+    for line in block.split("\n"):
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if not name:
+            comments.append(value)
+        elif name == "data":
+            data.append(value)
+        else:
+            assert name in ("id", "event", "retry"), block
+            assert name not in fields, block
+            fields[name] = value
+    return Frame(
+        "\n".join(data) if data else None,
+        fields.get("id"),
+        fields.get("event"),
+        int(fields["retry"]) if "retry" in fields else None,
+        "\n".join(comments) if comments else None,
+    )
+
+
+class EventStream:
+    """An event stream that a request is answered with, read frame by frame."""
+
+    def __init__(self, exchange: Exchange, headers: list[tuple[str, str]]) -> None:
+        self.exchange = exchange
+        self.headers = headers
+        self.frames: list[Frame] = []
+        """All that were read."""
+        self.ended = False
+        self._parsed: deque[Frame] = deque()
+        self._unread = b""
+
+    def header(self, name: str) -> str | None:
+        """The value of a header, which must not come twice."""
+        return header_of(self.headers, name)
+
+    @property
+    def last_id(self) -> str | None:
+        """The id of the last event that had one: what a client would resume with."""
+        return next((frame.id for frame in reversed(self.frames) if frame.id is not None), None)
+
+    async def frame(self) -> Frame | None:
+        """The next frame; None at the end of the stream."""
+        async with asyncio.timeout(SECONDS):
+            while not self._parsed and not self.ended:
+                await self._read()
+        if not self._parsed:
+            return None
+        self.frames.append(self._parsed.popleft())
+        return self.frames[-1]
+
+    async def _read(self) -> None:
+        message = await self.exchange.message()
+        if message is None:
+            # An exception that left the application is raised here.
+            await self.exchange.task
+            raise AssertionError("The application ended within its response.")
+        self._take(message)
+        if self.ended:
+            assert await self.exchange.message() is None, "This came after the stream's end."
+            await self.exchange.task
+
+    def _take(self, message: Any) -> None:
+        self._unread += message.get("body", b"")
+        *blocks, self._unread = self._unread.split(b"\n\n")
+        self._parsed.extend(frame_of(block.decode()) for block in blocks)
+        if not message.get("more_body", False):
+            assert not self._unread, f"The stream ends in the middle of {self._unread!r}."
+            self.ended = True
+
+    async def event(self) -> Frame:
+        """The next frame with a message, whatever comes before it; there must be one."""
+        while (frame := await self.frame()) is not None:
+            if frame.has_message:
+                return frame
+        raise AssertionError("The stream has ended.")
+
+    async def message(self) -> Any:
+        """The next message; there must be one."""
+        return (await self.event()).message
+
+    async def messages(self, count: int) -> list[Any]:
+        """The next so many messages."""
+        return [await self.message() for _ in range(count)]
+
+    async def question(self) -> Any:
+        """The next request of the server, whatever comes before it."""
+        while True:
+            message = await self.message()
+            if "method" in message and "id" in message:
+                return message
+
+    async def rest(self) -> list[Any]:
+        """All messages until the stream's end."""
+        found = []
+        while (frame := await self.frame()) is not None:
+            if frame.has_message:
+                found.append(frame.message)
+        return found
+
+    def arrived(self) -> list[Frame]:
+        """The frames that have come by now and were not read."""
+        for message in self.exchange.messages_now():
+            self._take(message)
+        found = list(self._parsed)
+        self.frames += found
+        self._parsed.clear()
+        return found
+
+    async def disconnect(self) -> None:
+        """The client goes away; returns when the application has noticed and is through."""
+        self.exchange.disconnect()
+        async with asyncio.timeout(SECONDS):
+            await asyncio.wait([self.exchange.task])
+        if not self.exchange.task.cancelled():
+            await self.exchange.task
+
+
+class Exchange:
+    """One request and its response. The application runs in a task and a context of its own, as under a server.
+
+    Args:
+        slow: the client takes nothing of the response before the test asks for it: one message may be under way.
+    """
+
+    def __init__(
+        self, application: Application, scope: dict[str, Any], chunks: Sequence[bytes], *, slow: bool = False
+    ) -> None:
         self.chunks_read = 0
         self._chunks = chunks
         self._gone = asyncio.Event()
         self._sent: asyncio.Queue[Any] = asyncio.Queue()
+        self._room = asyncio.Semaphore(1) if slow else None
         self.task = asyncio.get_running_loop().create_task(self._run(application, scope), context=contextvars.Context())
 
     async def _run(self, application: Application, scope: dict[str, Any]) -> None:
@@ -88,12 +246,35 @@ class Exchange:
         return {"type": "http.request", "body": chunk, "more_body": self.chunks_read < len(self._chunks)}
 
     async def _send(self, message: Any) -> None:
+        if self._room is not None:
+            await self._room.acquire()
         if not self._gone.is_set():
             self._sent.put_nowait(message)
 
     async def message(self) -> Any:
         """The next ASGI message that the application sends; None after its last."""
-        return await self._sent.get()
+        message = await self._sent.get()
+        if self._room is not None:
+            self._room.release()
+        return message
+
+    def messages_now(self) -> Iterator[Any]:
+        """The messages that are there and were not read, without the end."""
+        while not self._sent.empty():
+            if (message := self._sent.get_nowait()) is not None:
+                yield message
+
+    async def stream(self) -> EventStream:
+        """The response, which must be an event stream, once its head has come."""
+        async with asyncio.timeout(SECONDS):
+            start = await self.message()
+            if start is None:
+                await self.task
+            assert start["type"] == "http.response.start", start
+            headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in start["headers"]]
+            if (start["status"], header_of(headers, "content-type")) != (200, "text/event-stream"):
+                raise AssertionError(f"No event stream: {start} {await self.message()}")
+        return EventStream(self, headers)
 
     async def response(self, within: float = SECONDS) -> Response:
         """The whole response. An exception that left the application is raised here."""
@@ -149,7 +330,13 @@ class Client:
         self.ids = itertools.count(1)
 
     def exchange(
-        self, method: str, body: bytes | Sequence[bytes] = b"", *, headers: Headers | None = None, query: bytes = b""
+        self,
+        method: str,
+        body: bytes | Sequence[bytes] = b"",
+        *,
+        headers: Headers | None = None,
+        query: bytes = b"",
+        slow: bool = False,
     ) -> Exchange:
         """Begin a request; a list of bodies arrives in as many pieces."""
         scope = {
@@ -166,7 +353,7 @@ class Client:
             "client": ("127.0.0.1", 50000),
             "server": ("127.0.0.1", 80),
         }
-        return Exchange(self.application, scope, [body] if isinstance(body, bytes) else body)
+        return Exchange(self.application, scope, [body] if isinstance(body, bytes) else body, slow=slow)
 
     async def request(
         self,
@@ -189,9 +376,11 @@ class Client:
             made |= {"Authorization": f"Bearer {self.token}"}
         return made | dict(headers or {})
 
-    def begin(self, message: Any, *, session: str | None = None, headers: Headers | None = None) -> Exchange:
+    def begin(
+        self, message: Any, *, session: str | None = None, headers: Headers | None = None, slow: bool = False
+    ) -> Exchange:
         """POST anything that JSON can say, and do not wait for the response."""
-        return self.exchange("POST", json.dumps(message).encode(), headers=self.headers(session, headers))
+        return self.exchange("POST", json.dumps(message).encode(), headers=self.headers(session, headers), slow=slow)
 
     async def post(self, message: Any, *, session: str | None = None, headers: Headers | None = None) -> Response:
         """POST anything that JSON can say."""
@@ -247,9 +436,9 @@ class Session:
     def headers(self, headers: Headers | None = None) -> Headers:
         return {"MCP-Protocol-Version": self.version} | dict(headers or {})
 
-    def begin(self, message: Any, headers: Headers | None = None) -> Exchange:
+    def begin(self, message: Any, headers: Headers | None = None, *, slow: bool = False) -> Exchange:
         """Post anything that JSON can say to the session, and do not wait for the response."""
-        return self.client.begin(message, session=self.id, headers=self.headers(headers))
+        return self.client.begin(message, session=self.id, headers=self.headers(headers), slow=slow)
 
     async def post(self, message: Any, headers: Headers | None = None) -> Response:
         """Post anything that JSON can say to the session."""
@@ -285,6 +474,40 @@ class Session:
     async def delete(self, headers: Headers | None = None) -> Response:
         return await self.client.delete(session=self.id, headers=self.headers(headers))
 
+    # Event streams
+
+    async def stream(self, name: str, **arguments: Any) -> EventStream:
+        """Call a tool that makes an event stream of its answer; progress is asked for."""
+        return await self.begin(with_progress(self.tool(name, **arguments))).stream()
+
+    def get(self, last_event_id: str | None = None, headers: Headers | None = None) -> Exchange:
+        """A GET, perhaps from an event on."""
+        listening = {"Accept": "text/event-stream", "Content-Type": None, "Last-Event-ID": last_event_id}
+        given = listening | dict(self.headers(headers))
+        return self.client.exchange("GET", headers=self.client.headers(self.id, given))
+
+    async def listen(self, last_event_id: str | None = None) -> EventStream:
+        """The event stream that a GET is answered with."""
+        return await self.get(last_event_id).stream()
+
+    @asynccontextmanager
+    async def listening(self, last_event_id: str | None = None) -> AsyncIterator[EventStream]:
+        """The same for the time of a block."""
+        stream = await self.listen(last_event_id)
+        try:
+            yield stream
+        finally:
+            await stream.disconnect()
+
+    async def answer(self, question: Any, result: Any) -> Response:
+        """Answer a request of the server, or anything with its id."""
+        id = question["id"] if isinstance(question, dict) else question
+        return await self.post({"jsonrpc": "2.0", "id": id, "result": result})
+
+    async def refuse(self, question: Any, code: int, text: str) -> Response:
+        """Answer a request of the server with an error."""
+        return await self.post({"jsonrpc": "2.0", "id": question["id"], "error": {"code": code, "message": text}})
+
 
 def initialize_params(version: Any = LATEST, name: str = "a client") -> dict[str, Any]:
     return {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": name, "version": "1.0"}}
@@ -297,6 +520,16 @@ def raw(headers: Headers) -> list[tuple[bytes, bytes]]:
         values = [] if value is None else [value] if isinstance(value, str) else value
         lines += [(name.lower().encode("latin-1"), item.encode("latin-1")) for item in values]
     return lines
+
+
+def with_progress(message: dict[str, Any], token: Any = "progress") -> dict[str, Any]:
+    """A request whose sender wants to hear of its progress."""
+    return {**message, "params": {**message.get("params", {}), "_meta": {"progressToken": token}}}
+
+
+def progress_of(messages: Sequence[Any]) -> list[Any]:
+    """The steps that progress notifications tell of."""
+    return [m["params"]["progress"] for m in messages if m.get("method") == "notifications/progress"]
 
 
 def text_of(result: Any) -> str:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import django
 import pytest
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session as BrowserSession
 from django.db import DEFAULT_DB_ALIAS
 from django.db.backends.signals import connection_created
 
+from mcp_django import streams
 from mcp_django.asgi import Application
-from mcp_django.models import Process, Session
+from mcp_django.models import Event, Process, Session, Topic
+from mcp_django.wakeups import Wakeups
 from tests.protocol import processes
 from tests.protocol.client import Client
 from tests.protocol.entries import ENTRIES, Entry, application_of
+from tests.protocol.layers import Broker
 from tests.protocol.processes import Processes
 from tests.protocol.stage import Stage
 from tests.protocol.stage import stage as the_stage
@@ -57,7 +63,7 @@ def transactional_db(django_db_setup: None, django_db_blocker: DjangoDbBlocker) 
     """
     with django_db_blocker.unblock():
         yield
-        for model in (Session, Process, User, BrowserSession):
+        for model in (Session, Event, Process, Topic, User, BrowserSession):
             model._default_manager.using(DEFAULT_DB_ALIAS).all().delete()
 
 
@@ -68,6 +74,9 @@ def project(transactional_db: None, settings: Settings) -> Iterator[None]:
     processes.forget()
     yield
     processes.forget()
+    processes.write_all()
+    # One that goes on would look into the next test's database.
+    assert "mcp-django-watcher" not in [thread.name for thread in threading.enumerate()]
 
 
 @pytest.fixture
@@ -80,12 +89,21 @@ def client_goes_away() -> Iterator[None]:
     """For tests in which it does: before Django 6, Django leaves the body's file open then. It is collected here,
     so that no other test gets the warning."""
     yield
-    gc.collect()
+    if django.VERSION < (6,):
+        gc.collect()
 
 
 @pytest.fixture
 def server_processes() -> Processes:
     return Processes()
+
+
+@pytest.fixture
+def sky(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Broker:
+    """A broker between the processes, in the weather that the test asks for."""
+    broker = Broker(request.param)
+    monkeypatch.setattr(streams, "Wakeups", partial(Wakeups, layer=broker.layer))
+    return broker
 
 
 @pytest.fixture(params=ENTRIES)

@@ -17,14 +17,38 @@ SECONDS = 15.0
 
 
 @contextmanager
-def refusing(*lanes: str) -> Iterator[None]:
-    """The database refuses every visit of these lanes; of all, if none is named."""
+def refusing(*lanes: str) -> Iterator[Callable[[], int]]:
+    """The database refuses every visit of these lanes; of all, if none is named. Yields what counts the refusals."""
+    refused = 0
 
     def refuse(items: list[Any]) -> list[Any]:
+        nonlocal refused
+        refused += 1
         raise OperationalError("server closed the connection unexpectedly")
 
     with replaced(lambda work: refuse, lanes):
-        yield
+        yield lambda: refused
+
+
+@contextmanager
+def commits_unheard(kind: type[Any]) -> Iterator[Callable[[], int]]:
+    """The connection breaks once, when the first visit with a write of this kind has been committed, and before that
+    could be said. Yields what counts how often this happened."""
+    unheard = 0
+
+    def commit(work: Callable[[list[Any]], Any]) -> Callable[[list[Any]], Any]:
+        def visit(items: list[Any]) -> Any:
+            nonlocal unheard
+            outcomes = work(items)
+            if not unheard and any(isinstance(item, kind) for item in items):
+                unheard += 1
+                raise OperationalError("server closed the connection unexpectedly")
+            return outcomes
+
+        return visit
+
+    with replaced(commit, ("writes",)):
+        yield lambda: unheard
 
 
 @contextmanager
@@ -65,4 +89,4 @@ def replaced(
 def lanes_of_store() -> tuple[Lane[Any], Lane[Any]]:
     store = session_store()
     assert isinstance(store, ORMStore)
-    return store._reads, store._writes
+    return store.reads, store.writes

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from typing import Annotated, Any, ClassVar, Literal, TypedDict
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
@@ -15,12 +17,12 @@ from django.utils import translation
 from mcp.server.mcpserver import Resolve
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
-from mcp_types import Completion
+from mcp_types import Completion, SamplingMessage, TextContent, Tool
 from pydantic import BaseModel
 
-from mcp_django import Authenticator, Context, Handler, MCPServer, Principal, RestoreMarker, resource, tool
+from mcp_django import Authenticator, Context, Handler, MCPServer, Principal, RestoreMarker, prompt, resource, tool
 from mcp_django.auth import DjangoLogin
-from mcp_django.exceptions import HandlerError
+from mcp_django.exceptions import ClientCannot, HandlerError
 from tests.protocol.stage import SECONDS, stage
 
 SECRET = "the-password-in-an-exception"
@@ -54,6 +56,7 @@ other = MCPServer("protocol-other", authenticators=[Bearer()])
 site = MCPServer("protocol-site", authenticators=[DjangoLogin()])
 empty = MCPServer("protocol-empty", authenticators=[])
 long_lists = MCPServer("protocol-long-lists", authenticators=[])
+switching = MCPServer("protocol-switching", authenticators=[Bearer()])
 
 
 # Tools
@@ -272,7 +275,7 @@ class Mood(BaseModel):
 
 @main.tool()
 async def talk(ctx: Context) -> Value:
-    """Report progress and log on the way: what one answer cannot deliver is left out."""
+    """Report progress and log on the way."""
     await ctx.report_progress(1, 2, "half")
     await ctx.info("halfway")
     await ctx.report_progress(2, 2)
@@ -280,10 +283,220 @@ async def talk(ctx: Context) -> Value:
 
 
 @main.tool()
+async def steps(ctx: Context, steps: int, size: int = 0) -> Value:
+    """Report so much progress, with texts of a size. Before each step and before the end there is a gate."""
+    for number in range(1, steps + 1):
+        await stage.visit(f"step {number}")
+        await ctx.report_progress(number, steps, "x" * size or None)
+    await stage.visit("end")
+    return {"value": steps}
+
+
+@main.tool()
+async def tell_secrets(ctx: Context) -> Facts:
+    """Tell what nobody should, in progress and in the result."""
+    await ctx.report_progress(1, 1, f"the session is {ctx.session_id}")
+    return facts_of(ctx)
+
+
+ODD: dict[str, str] = {"nul": "a\x00b", "surrogate": "half \ud800 a pair", "large": "x" * 10_000}
+
+
+@main.tool()
+async def tell_odd_text(ctx: Context, kind: Literal["surrogate", "nul"]) -> Value:
+    """Say what databases or UTF-8 cannot hold."""
+    await ctx.report_progress(1, message=ODD[kind])
+    return {"value": None}
+
+
+@main.tool()
+async def return_odd_text(ctx: Context, kind: Literal["nul", "large"]) -> Value:
+    """Return what databases or a stream cannot hold."""
+    await ctx.report_progress(1)
+    return {"value": ODD[kind]}
+
+
+@main.tool()
+async def report_odd_progress(ctx: Context, kind: Literal["nan", "large"]) -> Value:
+    """Report what cannot be told, then what can."""
+    failed = ""
+    try:
+        await ctx.report_progress(float("nan") if kind == "nan" else 1, message=ODD["large"])
+    except (ValueError, HandlerError) as error:
+        failed = type(error).__name__
+    await ctx.report_progress(2)
+    return {"value": failed}
+
+
+@main.tool()
+async def poll(ctx: Context, times: int, loud: bool = False) -> Value:
+    """The polling pattern: send the client away, work, say something, and so again, and answer it when it is back."""
+    if loud:
+        await ctx.report_progress(0)
+    for number in range(1, times + 1):
+        await ctx.close_sse_stream()
+        await stage.visit(f"work {number}")
+        await ctx.report_progress(number)
+    return {"value": "done"}
+
+
+@main.tool()
+async def outlive(ctx: Context, loud: bool) -> Value:
+    """Leave a task behind that goes on to use the context."""
+
+    async def go_on() -> None:
+        await stage.visit("afterwards")
+        await ctx.report_progress(99)
+        try:
+            await ctx.elicit("Still there?", Mood)
+        except ClientCannot as error:
+            stage.record("could not ask", str(error))
+
+    stage.tasks.append(asyncio.create_task(go_on()))
+    if loud:
+        await ctx.report_progress(1)
+    return {"value": "done"}
+
+
+@main.tool()
+async def leave_question(ctx: Context) -> Value:
+    """Leave a task behind that waits for an answer."""
+
+    async def wait() -> str:
+        try:
+            await ctx.call.send_raw_request("ping", None, {"timeout": 0.2})
+        except MCPError as error:
+            return str(error)
+        return "answered"
+
+    stage.tasks.append(asyncio.create_task(wait()))
+    await stage.visit("asked")
+    return {"value": "done"}
+
+
+# Questions to the client
+
+
+@main.tool()
 async def ask(ctx: Context) -> Value:
-    """Ask the client: there is no way to it without a stream."""
+    """Ask the user to fill in a form."""
     answer = await ctx.elicit("How do you do?", Mood)
+    return {"value": answer.data.mood if answer.action == "accept" else answer.action}
+
+
+@main.tool()
+async def ask_by_url(ctx: Context) -> Value:
+    """Ask the user to open a page."""
+    answer = await ctx.elicit_url("Log in.", "https://example.com/login", "elicitation-1")
     return {"value": answer.action}
+
+
+@main.tool()
+async def ask_model(ctx: Context, tools: bool = False) -> Value:
+    """Ask the client's model."""
+    message = SamplingMessage(role="user", content=TextContent(type="text", text="Well?"))
+    offered = [Tool(name="look", input_schema={"type": "object"})] if tools else None
+    answer = await ctx.session.create_message([message], max_tokens=5, tools=offered)
+    return {"value": answer.model_dump(by_alias=True)["content"]}
+
+
+@main.tool()
+async def ask_roots(ctx: Context) -> Value:
+    """Ask for the client's roots."""
+    answer = await ctx.session.list_roots()
+    return {"value": [str(root.uri) for root in answer.roots]}
+
+
+@main.tool()
+async def ask_ping(ctx: Context) -> Value:
+    """Ask the client for a sign of life."""
+    await ctx.session.send_ping()
+    return {"value": "alive"}
+
+
+@main.tool()
+async def ask_briefly(ctx: Context, seconds: float) -> Value:
+    """Ask, with a patience of the tool's own."""
+    return {"value": await ctx.call.send_raw_request("ping", None, {"timeout": seconds})}
+
+
+@main.tool()
+async def ask_together(ctx: Context, count: int) -> Value:
+    """Ask several questions at once."""
+    answers = await asyncio.gather(*(ctx.elicit(f"Number {number}?", Mood) for number in range(count)))
+    return {"value": [answer.data.mood for answer in answers if answer.action == "accept"]}
+
+
+@main.tool()
+async def pause_and_ask(ctx: Context) -> Value:
+    """Ask behind a gate."""
+    await stage.visit("before the question")
+    answer = await ctx.elicit("How do you do?", Mood)
+    return {"value": answer.data.mood if answer.action == "accept" else answer.action}
+
+
+@main.tool()
+async def ask_if_possible(ctx: Context) -> Value:
+    """Ask, and go on without an answer if nobody can be asked."""
+    try:
+        await ctx.elicit("How do you do?", Mood)
+    except ClientCannot:
+        return {"value": "went without"}
+    return {"value": "asked"}
+
+
+@main.tool()
+async def query_and_ask(ctx: Context) -> Value:
+    """Use the database before and after a question."""
+    before = await User.objects.acount()
+    answer = await ctx.elicit("How do you do?", Mood)
+    return {"value": [before, answer.action, await User.objects.acount()]}
+
+
+# Notices
+
+
+@main.tool()
+def change_lists_in_thread(ctx: Context, outcome: Literal["commit", "roll back", "none"]) -> Value:
+    """Sync code that changes lists, inside of a transaction or without one."""
+    if outcome == "none":
+        main.notify_tools_changed()
+        return {"value": None}
+    try:
+        with transaction.atomic():
+            main.notify_tools_changed()
+            stage.visit_from_thread("within")
+            if outcome == "roll back":
+                raise RuntimeError
+    except RuntimeError:
+        return {"value": "rolled back"}
+    return {"value": "committed"}
+
+
+@main.tool()
+async def change_lists(ctx: Context, which: list[str]) -> Value:
+    """Async code that changes lists, by the context."""
+    for kind in which:
+        await {
+            "tools": ctx.notify_tools_changed,
+            "prompts": ctx.notify_prompts_changed,
+            "resources": ctx.notify_resources_changed,
+        }[kind]()
+    return {"value": which}
+
+
+@main.tool()
+async def change_lists_as_the_sdk_does(ctx: Context) -> Value:
+    """The SDK's own methods are for the caller's session."""
+    await ctx.session.send_tool_list_changed()
+    await ctx.session.send_resource_updated("test://users")
+    return {"value": None}
+
+
+@main.tool()
+async def session_key(ctx: Context) -> str:
+    """What names the session without giving it away."""
+    return ctx.session_key
 
 
 def rate_of(price: int) -> int:
@@ -526,3 +739,78 @@ for number in range(LENGTH):
     async def _template(rest: str) -> str:
         """One of many."""
         return rest
+
+
+# What is offered while a user of the name "open" exists. "sync" and "async" say how that is found out.
+
+
+def is_open() -> bool:
+    stage.visit_from_thread("asked sync", threading.current_thread().name)
+    return User.objects.filter(username="open").exists()
+
+
+async def is_open_async() -> bool:
+    await stage.visit("asked async", threading.current_thread().name)
+    return await User.objects.filter(username="open").aexists()
+
+
+@switching.tool()
+async def always() -> str:
+    """Cannot be hidden."""
+    return "always"
+
+
+@switching.tool()
+async def read(ctx: Context, uri: str) -> str:
+    """Reads a resource of this server."""
+    (content,) = await ctx.read_resource(uri)
+    return str(content.content)
+
+
+for how, enabled in (("sync", is_open), ("async", is_open_async)):
+
+    @switching.tool(name=f"{how}_tool", enabled=enabled)
+    async def _switched_tool() -> str:
+        """Offered now and then."""
+        return "a tool"
+
+    @switching.prompt(name=f"{how}_prompt", enabled=enabled)
+    async def _switched_prompt() -> str:
+        """Offered now and then."""
+        return "a prompt"
+
+    @switching.resource(f"test://{how}/static", enabled=enabled)
+    async def _switched_resource() -> str:
+        """Offered now and then."""
+        return "a resource"
+
+    @switching.resource(f"test://{how}/made/{{name}}", enabled=enabled)
+    async def _switched_template(name: str) -> str:
+        """Offered now and then."""
+        return f"made for {name}"
+
+
+@switching.resource("test://{how}/made/{other_name}")
+async def stand_in(how: str, other_name: str) -> str:
+    """Matches what a template before it does."""
+    return f"a stand-in for {other_name}"
+
+
+@switching.register
+class Switched(Handler):
+    """Methods may be hidden as well."""
+
+    @tool(enabled=is_open)
+    async def method_tool(self) -> str:
+        """Offered now and then."""
+        return "a method"
+
+    @resource("test://method/static", enabled=is_open_async)
+    def method_resource(self) -> str:
+        """Offered now and then."""
+        return "a method's"
+
+    @prompt(enabled=is_open)
+    def method_prompt(self) -> str:
+        """Offered now and then."""
+        return "a method's"

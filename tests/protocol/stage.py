@@ -55,6 +55,7 @@ class Stage:
 
     def reset(self) -> None:
         self.events: list[Event] = []
+        self.tasks: list[asyncio.Task[Any]] = []
         self._gates: dict[str, Gate] = {}
         self._failures: dict[str, list[BaseException]] = {}
         self._barriers: dict[str, threading.Barrier] = {}
@@ -121,9 +122,9 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-async def until_async(condition: Callable[[], Awaitable[bool]]) -> None:
+async def until_async(condition: Callable[[], Awaitable[bool]], *, outcome: bool = True) -> None:
     """The same for what the database has to be asked."""
     deadline = monotonic() + SECONDS
-    while not await condition():
+    while await condition() is not outcome:
         assert monotonic() < deadline, "It did not come about in time."
         await asyncio.sleep(0.01)

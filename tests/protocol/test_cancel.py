@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mcp_django.models import Session as Row
-from tests.protocol.client import Client, together
+from mcp_django.models import Stream
+from mcp_django.watcher import EVERYTHING
+from tests.protocol.client import Client, case, progress_of, together, with_progress
+from tests.protocol.layers import Broker
+from tests.protocol.processes import Processes
 from tests.protocol.stage import Stage, until, until_async
 
 if TYPE_CHECKING:
     from pytest_django import Settings
 
 pytestmark = pytest.mark.anyio
+
+CANCEL = {"jsonrpc": "2.0", "method": "notifications/cancelled"}
 
 
 @pytest.mark.parametrize("tool", ["pause", "pause_in_thread"])
@@ -136,6 +142,174 @@ async def test_a_call_that_waits_for_its_turn_can_be_cancelled_and_never_runs(
     gate.open()
     assert (await running.response()).status == 200
     assert "there" not in stage.names()
+
+
+# Streams, and calls of other processes
+
+
+@pytest.mark.parametrize("version", ["2025-03-26", "2025-11-25"])
+@pytest.mark.parametrize("where", ["same process", "another process"])
+async def test_a_cancelled_call_s_stream_ends_with_32800(
+    client: Client, stage: Stage, server_processes: Processes, settings: Settings, where: str, version: str
+) -> None:
+    settings.MCP_DJANGO_POLL_INTERVAL = 0.03
+    session = await client.open(version)
+    gate = stage.hold("step 2")
+    message = with_progress(session.tool("steps", steps=3))
+    stream = await session.begin(message).stream()
+    assert progress_of([await stream.message()]) == [1]
+    await gate.reached()
+    if where == "another process":
+        await server_processes.another()
+    assert (await session.cancel(message["id"])).status == 202
+    (answer,) = await stream.rest()
+    assert (answer["id"], answer["error"]["code"]) == (message["id"], -32800)
+    row = await Stream.objects.aget()
+    assert row.finished_at is not None
+    assert await row.events.acount() == 2
+
+
+@pytest.mark.parametrize("tool", ["pause", "pause_in_thread", "pause_in_query"])
+@pytest.mark.parametrize("connected", [True, False], ids=["connected", "broken"])
+async def test_a_quiet_call_is_cancelled_through_another_process(
+    client: Client, stage: Stage, server_processes: Processes, settings: Settings, tool: str, connected: bool
+) -> None:
+    settings.MCP_DJANGO_POLL_INTERVAL = 0.03
+    session = await client.open()
+    gate = stage.hold("here")
+    message = session.tool(tool, place="here")
+    exchange = session.begin(message)
+    await gate.reached()
+    running = server_processes.streams
+    if not connected:
+        exchange.disconnect()
+    await server_processes.another()
+    assert (await session.cancel(message["id"])).status == 202
+    if connected:
+        assert (await exchange.response()).error["code"] == -32800
+    await until(lambda: not running.calls)
+    gate.open()
+    await until(lambda: stage.count("left here") == 1)
+    if tool == "pause":
+        assert (await Row.objects.aget()).state == {}
+
+
+@pytest.mark.parametrize(
+    ("sent", "cancelled"),
+    [(7, "7"), ("7", 7), ("x" * 500, "x" * 500), ("ünï", "ünï")],
+    ids=["7", "text", "long", "not ASCII"],
+)
+async def test_another_process_knows_ids_as_this_one_does(
+    client: Client, stage: Stage, server_processes: Processes, settings: Settings, sent: Any, cancelled: Any
+) -> None:
+    settings.MCP_DJANGO_POLL_INTERVAL = 0.03
+    session = await client.open()
+    gates = [stage.hold("this"), stage.hold("that")]
+    exchange = session.begin(session.tool("pause", place="this") | {"id": sent})
+    bystander = session.begin(session.tool("pause", place="that") | {"id": "another"})
+    for gate in gates:
+        await gate.reached()
+    await server_processes.another()
+    await session.cancel(cancelled)
+    response = await exchange.response()
+    assert response.json["id"] == sent
+    assert response.error["code"] == -32800
+    gates[1].open()
+    assert (await bystander.response()).result["structuredContent"] == {"value": 1}
+
+
+@pytest.mark.parametrize("ids", [("a", "A"), ("a", "a "), ("e", "é")], ids=repr)
+async def test_ids_that_some_collations_take_for_one_are_two(
+    client: Client, stage: Stage, server_processes: Processes, settings: Settings, ids: tuple[str, str]
+) -> None:
+    settings.MCP_DJANGO_POLL_INTERVAL = 0.03
+    session = await client.open()
+    gate = stage.hold("here")
+    exchanges = [session.begin(session.tool("pause", place="here") | {"id": id}) for id in ids]
+    await until(lambda: gate.arrivals == 2)
+    await server_processes.another()
+    for exchange, id in zip(exchanges, ids, strict=True):
+        await session.cancel(id)
+        response = await exchange.response()
+        assert (response.json["id"], response.error["code"]) == (id, -32800)
+
+
+async def test_a_cancel_of_nothing_is_202_and_stops_nothing(
+    client: Client, stage: Stage, server_processes: Processes, settings: Settings
+) -> None:
+    settings.MCP_DJANGO_POLL_INTERVAL = 0.03
+    session, other = await client.open(), await client.open()
+    gate = stage.hold("here")
+    exchange = session.begin(session.tool("pause", place="here") | {"id": 7})
+    await gate.reached()
+    running = server_processes.streams
+    await server_processes.another()
+    for nobody in (8, "seven", "", "x" * 100_000, "a\x00b", -1, 10**300):
+        with case(nobody):
+            response = await session.cancel(nobody)
+            assert (response.status, response.body) == (202, b"")
+    # The same id in another session.
+    assert (await other.cancel(7)).status == 202
+    await running.watcher.look({EVERYTHING})
+    gate.open()
+    assert (await exchange.response()).result["structuredContent"] == {"value": 1}
+
+
+@pytest.mark.parametrize("sky", ["prompt", "doubled", "delayed"], indirect=True)
+async def test_with_a_broker_a_cancel_needs_no_poll(
+    client: Client, stage: Stage, server_processes: Processes, settings: Settings, sky: Broker
+) -> None:
+    settings.MCP_DJANGO_POLL_INTERVAL = 1000
+    session = await client.open()
+    gate = stage.hold("here")
+    message = session.tool("pause", place="here")
+    exchange = session.begin(message)
+    await gate.reached()
+    await until(lambda: server_processes.streams.wakeups.connected)
+    await server_processes.another()
+    await session.cancel(message["id"])
+    assert (await exchange.response()).error["code"] == -32800
+
+
+async def test_one_member_of_a_streaming_batch_is_cancelled_and_the_others_are_answered(
+    client: Client, stage: Stage, server_processes: Processes, settings: Settings
+) -> None:
+    settings.MCP_DJANGO_POLL_INTERVAL = 0.03
+    session = await client.open("2025-03-26")
+    end, here = stage.hold("end"), stage.hold("here")
+    messages = [with_progress(session.tool("steps", steps=1)), session.tool("pause", place="here")]
+    stream = await session.begin(messages).stream()
+    assert progress_of([await stream.message()]) == [1]
+    await here.reached()
+    await server_processes.another()
+    await session.cancel(messages[1]["id"])
+    cancelled = await stream.message()
+    assert (cancelled["id"], cancelled["error"]["code"]) == (messages[1]["id"], -32800)
+    end.open()
+    (answer,) = await stream.rest()
+    assert answer["id"] == messages[0]["id"]
+    assert "result" in answer
+
+
+async def test_a_call_that_is_cancelled_and_ended_at_once_is_answered_once(
+    client: Client, stage: Stage, server_processes: Processes
+) -> None:
+    session = await client.open()
+    for _ in range(10):
+        gate = stage.hold("end")
+        message = with_progress(session.tool("steps", steps=1))
+        stream = await session.begin(message).stream()
+        await stream.message()
+        await gate.reached()
+        gate.open()
+        cancelling = [session.begin(CANCEL | {"params": {"requestId": message["id"]}}) for _ in range(3)]
+        (answer,) = await stream.rest()
+        assert answer["id"] == message["id"]
+        assert "result" in answer or answer["error"]["code"] == -32800
+        assert [response.status for response in await together(*cancelling)] == [202] * 3
+        stream_row = await Stream.objects.order_by("-created_at").afirst()
+        assert stream_row is not None
+        assert await stream_row.events.acount() == 2
 
 
 async def test_an_id_may_be_used_again_after_a_cancel(client: Client, stage: Stage) -> None:

@@ -3,30 +3,67 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from mcp_django.models import Session
-from tests.protocol.client import Client
+from mcp_django.models import Session as Row
+from tests.protocol.client import Client, Session
 from tests.protocol.entries import application_of
 
 pytestmark = pytest.mark.anyio
 
-CALLS = 20
+REQUESTS = 20
 
 
-@pytest.mark.parametrize("tool", ["facts", "acount"])
-async def test_a_call_through_the_native_entry_leaves_no_reference_cycles(tool: str) -> None:
+async def quick_call(session: Session) -> None:
+    await session.call("facts")
+
+
+async def call_that_uses_the_state(session: Session) -> None:
+    await session.call("acount")
+
+
+async def call_that_streams(session: Session) -> None:
+    assert len(await (await session.stream("steps", steps=2)).rest()) == 3
+
+
+async def call_that_is_resumed(session: Session) -> None:
+    stream = await session.stream("steps", steps=2)
+    await stream.message()
+    await stream.disconnect()
+    await (await session.listen(stream.last_id)).rest()
+
+
+async def call_that_asks(session: Session) -> None:
+    # Not a form: pydantic's generator of schemas leaves cycles.
+    stream = await session.begin(session.tool("ask_ping")).stream()
+    await session.answer(await stream.question(), {})
+    assert len(await stream.rest()) == 1
+
+
+async def get_stream(session: Session) -> None:
+    async with session.listening() as stream:
+        assert await stream.frame()
+
+
+@pytest.mark.parametrize(
+    "request_once",
+    [quick_call, call_that_uses_the_state, call_that_streams, call_that_is_resumed, call_that_asks, get_stream],
+)
+async def test_a_request_through_the_native_entry_leaves_no_reference_cycles(
+    request_once: Callable[[Session], Awaitable[None]],
+) -> None:
     session = await Client(application_of("native")).open()
-    await session.call(tool)
+    await request_once(session)
     gc.collect()
     gc.disable()
     try:
-        for _ in range(CALLS):
-            await session.call(tool)
+        for _ in range(REQUESTS):
+            await request_once(session)
         found = gc.collect()
     finally:
         gc.enable()
-    # The test's own client leaves some; one of ours would leave dozens at each call.
-    assert found < CALLS, f"{found} objects after {CALLS} calls"
-    assert await Session.objects.acount() == 1
+    # The test's own client leaves some; one of ours would leave dozens at each request.
+    assert found < REQUESTS, f"{found} objects after {REQUESTS} requests"
+    assert await Row.objects.acount() == 1

@@ -50,9 +50,9 @@ async def test_the_server_says_who_it_is(client: Client) -> None:
 @pytest.mark.parametrize(
     ("path", "capabilities"),
     [
-        ("/protocol/mcp", {"tools", "prompts", "resources", "completions"}),
-        ("/other/mcp", {"tools"}),
-        ("/empty/mcp", set()),
+        ("/protocol/mcp", {"tools", "prompts", "resources", "completions", "logging"}),
+        ("/other/mcp", {"tools", "logging"}),
+        ("/empty/mcp", {"logging"}),
     ],
 )
 async def test_only_what_is_registered_is_advertised(client: Client, path: str, capabilities: set[str]) -> None:
@@ -61,13 +61,13 @@ async def test_only_what_is_registered_is_advertised(client: Client, path: str, 
     assert {name for name, value in advertised.items() if value is not None} == capabilities
 
 
-async def test_what_one_answer_cannot_deliver_is_not_advertised(client: Client) -> None:
-    advertised = (await client.handshake()).result["capabilities"]
-    assert "logging" not in advertised
-    assert not advertised["tools"].get("listChanged")
-    assert not advertised["prompts"].get("listChanged")
-    assert not advertised["resources"].get("listChanged")
-    assert not advertised["resources"].get("subscribe")
+@pytest.mark.parametrize("version", SERVED)
+async def test_what_event_streams_can_deliver_is_advertised(client: Client, version: str) -> None:
+    advertised = (await client.handshake(version)).result["capabilities"]
+    assert advertised["tools"] == {"listChanged": True}
+    assert advertised["prompts"] == {"listChanged": True}
+    assert advertised["resources"] == {"listChanged": True, "subscribe": True}
+    assert advertised["logging"] == {}
 
 
 async def test_the_id_is_visible_ascii_and_long_enough_to_be_unguessable(client: Client) -> None:

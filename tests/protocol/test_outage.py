@@ -169,6 +169,8 @@ async def test_a_silent_database_is_a_503_after_the_deadline_and_hurts_nobody_af
 
 async def test_a_lane_that_is_stuck_for_ever_is_left_behind(client: Client, settings: Settings) -> None:
     session = await client.open()
+    # All other threads that calls need are there.
+    assert await session.call("add", a=1, b=2) == {"result": 3}
     settings.MCP_DJANGO_STORE_TIMEOUT = 0.2
     with silent("reads"):
         assert_unavailable(await request(session))

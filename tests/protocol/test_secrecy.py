@@ -36,7 +36,12 @@ async def busy_life(client: Client, stage: Stage, server_processes: Processes) -
     await session.post(client.message("ping"), {"Mcp-Session-Id": [session.id] * 2})
     await session.post(client.message("ping"), {"Accept": "text/html"})
     await session.post(client.message("ping"), {"Origin": "https://evil.example"})
-    await client.request("GET", session=session.id)
+    async with session.listening() as stream:
+        assert await stream.frame()
+    await session.get("nonsense").response()
+    told, answer = await (await session.stream("tell_secrets")).rest()
+    assert told["params"]["message"] == "the session is [session id]"
+    assert answer["result"]["structuredContent"]["session_id"] == "[session id]"
     with refusing():
         await session.request("ping")
         await session.delete()

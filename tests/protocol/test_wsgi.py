@@ -11,10 +11,10 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
+from mcp_django.models import ClientRequest, Stream, digest_of
 from mcp_django.models import Session as Row
-from mcp_django.models import digest_of
 from mcp_django.sessions import sessions
-from tests.protocol.client import initialize_params
+from tests.protocol.client import initialize_params, with_progress
 from tests.protocol.stage import SECONDS, Stage
 
 if TYPE_CHECKING:
@@ -107,13 +107,46 @@ def test_a_call_is_stopped_by_a_request_that_another_thread_serves(browser: Clie
         else:
             assert browser.delete(PATH, headers={"Mcp-Session-Id": session}).status_code == 204
         response = calling.result(timeout=SECONDS / 5)
-    assert response.json()["error"]["code"] == -32800
+    assert response.json()["error"]["code"] == (-32800 if end == "cancel" else -32000)
 
 
 def test_get_is_405(browser: Client) -> None:
     response = browser.get(PATH, headers={"Accept": "text/event-stream"})
     assert response.status_code == 405
     assert "POST" in response.headers["Allow"]
+
+
+def test_what_needs_an_event_stream_is_not_advertised(browser: Client) -> None:
+    advertised = post(browser, request("initialize", initialize_params())).json()["result"]["capabilities"]
+    assert "logging" not in advertised
+    for name in ("tools", "prompts", "resources"):
+        assert not advertised[name].get("listChanged")
+    assert not advertised["resources"].get("subscribe")
+
+
+@pytest.mark.filterwarnings("ignore:The logging capability is deprecated")
+def test_an_answer_leaves_in_one_piece_whatever_the_call_says_and_however_long_it_takes(
+    browser: Client, settings: Settings
+) -> None:
+    settings.MCP_DJANGO_STREAM_AFTER = 0.001
+    session = opened(browser)
+    for tool, arguments, value in (("steps", {"steps": 3}, 3), ("talk", {}, "done"), ("poll", {"times": 2}, "done")):
+        message = with_progress(request("tools/call", {"name": tool, "arguments": arguments}))
+        response = post(browser, message, session)
+        assert response.headers["Content-Type"] == "application/json"
+        assert response.json()["result"]["structuredContent"] == {"value": value}
+    assert not Stream.objects.exists()
+
+
+def test_nobody_can_be_asked(browser: Client) -> None:
+    params = initialize_params() | {"capabilities": {"elicitation": {}, "sampling": {}, "roots": {}}}
+    session = post(browser, request("initialize", params)).headers["Mcp-Session-Id"]
+    for tool in ("ask", "ask_ping"):
+        result = post(browser, request("tools/call", {"name": tool}), session).json()["result"]
+        assert result["isError"]
+        assert "WSGI" in result["content"][0]["text"]
+    assert call(browser, session, "ask_if_possible") == {"value": "went without"}
+    assert not ClientRequest.objects.exists()
 
 
 def test_a_batch_is_answered_in_one_array(browser: Client) -> None:

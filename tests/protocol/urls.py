@@ -39,6 +39,7 @@ urlpatterns = [
     path("site/", include(servers.site.urls)),
     path("empty/", include(servers.empty.urls)),
     path("long/", include(servers.long_lists.urls)),
+    path("switching/", include(servers.switching.urls)),
     path("deep/er/<str:tenant>/", include(servers.main.urls)),
     path("by-name/<slug:name>", view),
     re_path(r"^by-pattern/optional/mcp/?\Z", view),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
@@ -50,6 +52,29 @@ class ConnectInsideATransactionTests(TestCase):
                 await client.call_tool("no_such_tool")
         assert caught.value.code == -32602
         assert "no_such_tool" in caught.value.message
+
+    async def test_what_a_call_reports_is_there_when_it_is_over(self) -> None:
+        async with connect(everything) as client:
+            await client.call_tool("slow_progress", {"steps": 3, "seconds": 0})
+        assert [message["params"]["progress"] for message in client.notifications] == [1, 2, 3]
+
+    async def test_a_question_is_answered_by_the_test(self) -> None:
+        asked: list[str] = []
+
+        def answer(params: dict[str, Any]) -> dict[str, Any]:
+            asked.append(params["message"])
+            return {"action": "accept", "content": {"name": "Ada"}}
+
+        async with connect(everything, answers={"elicitation/create": answer}) as client:
+            result = await client.call_tool("ask_name")
+        assert asked == ["What is your name?"]
+        assert result["structuredContent"] == {"action": "accept", "name": "Ada"}
+
+    async def test_a_client_that_answers_nothing_cannot_be_asked(self) -> None:
+        async with connect(everything) as client:
+            result = await client.call_tool("ask_name")
+        assert result["isError"]
+        assert "elicitation" in result["content"][0]["text"]
 
     async def test_a_request_past_the_helpers_says_what_to_use_instead(self) -> None:
         with pytest.raises(ImproperlyConfigured, match=r"mcp_django\.testing"):

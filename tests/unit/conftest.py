@@ -37,8 +37,17 @@ def orm_store(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterat
     store = session_store()
     assert isinstance(store, ORMStore)
     yield store
-    end_lane(store._reads)
-    end_lane(store._writes)
+    end_lane(store.reads)
+    end_lane(store.writes)
+
+
+@pytest.fixture
+def second_orm_store(orm_store: ORMStore) -> Iterator[ORMStore]:
+    """Another store on the same rows with lanes, and so connections, of its own: as another process has."""
+    store = ORMStore()
+    yield store
+    end_lane(store.reads)
+    end_lane(store.writes)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ A store is proven by a subclass of :class:`StoreContract` whose fixture ``store`
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import uuid
 from collections.abc import Awaitable, Callable
@@ -59,6 +60,8 @@ async def whole(store: SessionStore, digest: str) -> tuple[Any, ...]:
 MARKS: dict[str, Callable[[SessionStore, str], Awaitable[bool]]] = {
     "mark_initialized": lambda store, digest: store.mark_initialized(digest, timezone.now()),
     "set_log_level": lambda store, digest: store.set_log_level(digest, "debug"),
+    "subscribe": lambda store, digest: store.change_subscription(digest, "lib://a", True),
+    "unsubscribe": lambda store, digest: store.change_subscription(digest, "lib://a", False),
     "mark_restored": lambda store, digest: store.mark_restored(digest, uuid.uuid4(), "print"),
     "replace_state": lambda store, digest: store.replace_state(digest, "{}", 0),
 }
@@ -115,6 +118,26 @@ class StoreContract:
         heads = await asyncio.gather(*(store.head(record.digest) for record in [*made, *made]))
         assert heads == [record.head for record in [*made, *made]]
 
+    async def test_the_heads_of_many_sessions_come_at_once_without_those_that_are_not_there(
+        self, store: SessionStore
+    ) -> None:
+        made = [await created(store, principal=f"user:{number}") for number in range(5)]
+        ended = await created(store)
+        await store.end(ended.digest, "by the test", "terminated")
+        found = await store.heads([*(record.digest for record in made), ended.digest, UNKNOWN])
+        assert found == {record.digest: record.head for record in made} | {ended.digest: await store.head(ended.digest)}
+        assert found[ended.digest].status == "terminated"
+
+    async def test_of_no_sessions_there_are_no_heads(self, store: SessionStore) -> None:
+        assert await store.heads([]) == {}
+        assert await store.heads([UNKNOWN]) == {}
+
+    async def test_heads_asked_for_by_several_at_once_are_each_ones_own(self, store: SessionStore) -> None:
+        made = [await created(store) for _ in range(20)]
+        wanted = [{record.digest for record in made[number : number + 5]} for number in range(15)]
+        found = await asyncio.gather(*(store.heads(digests) for digests in wanted))
+        assert [set(heads) for heads in found] == wanted
+
     # Touch
 
     async def touched(self, store: SessionStore, digest: str, seen_at: Any, expires_at: Any) -> None:
@@ -160,6 +183,75 @@ class StoreContract:
         assert await store.set_log_level(record.digest, "warning") is True
         after = await loaded(store, record.digest)
         assert (after.log_level, after.epoch) == ("warning", record.epoch + 1)
+
+    async def subscriptions(self, store: SessionStore, digest: str) -> list[str]:
+        return list(json.loads((await loaded(store, digest)).subscriptions_json))
+
+    async def test_subscriptions_are_kept_and_each_change_raises_the_epoch(self, store: SessionStore) -> None:
+        record = await created(store)
+        for uri in ("lib://a", "lib://b", "lib://ünï/{x}?y=1#z"):
+            assert await store.change_subscription(record.digest, uri, True) is True
+        assert await store.change_subscription(record.digest, "lib://b", False) is True
+        assert await self.subscriptions(store, record.digest) == ["lib://a", "lib://ünï/{x}?y=1#z"]
+        assert (await loaded(store, record.digest)).epoch == record.epoch + 4
+
+    async def test_a_resource_is_subscribed_to_once_however_often_it_is_asked_for(self, store: SessionStore) -> None:
+        record = await created(store)
+        for _ in range(3):
+            assert await store.change_subscription(record.digest, "lib://a", True) is True
+        assert await self.subscriptions(store, record.digest) == ["lib://a"]
+        for _ in range(2):
+            assert await store.change_subscription(record.digest, "lib://a", False) is True
+        assert await self.subscriptions(store, record.digest) == []
+
+    async def test_uris_that_look_alike_are_different_resources(self, store: SessionStore) -> None:
+        record = await created(store)
+        uris = ["lib://a", "lib://A", "lib://a/", "lib://a ", "lib://\u00e4"]
+        for uri in uris:
+            await store.change_subscription(record.digest, uri, True)
+        await store.change_subscription(record.digest, "lib://A", False)
+        assert await self.subscriptions(store, record.digest) == [uri for uri in uris if uri != "lib://A"]
+
+    async def test_subscriptions_of_one_session_leave_another_alone(self, store: SessionStore) -> None:
+        record, other = await created(store), await created(store)
+        await store.change_subscription(record.digest, "lib://a", True)
+        assert await loaded(store, other.digest) == other
+
+    @override_settings(MCP_DJANGO_MAX_SUBSCRIPTIONS=2)
+    async def test_one_subscription_too_many_is_refused_and_changes_nothing(self, store: SessionStore) -> None:
+        record = await created(store)
+        await store.change_subscription(record.digest, "lib://a", True)
+        await store.change_subscription(record.digest, "lib://b", True)
+        before = await whole(store, record.digest)
+        with pytest.raises(HandlerError, match="MCP_DJANGO_MAX_SUBSCRIPTIONS"):
+            await store.change_subscription(record.digest, "lib://c", True)
+        assert await whole(store, record.digest) == before
+        # One that is there already is none too many, and one that goes makes room.
+        assert await store.change_subscription(record.digest, "lib://a", True) is True
+        assert await store.change_subscription(record.digest, "lib://b", False) is True
+        assert await store.change_subscription(record.digest, "lib://c", True) is True
+        assert await self.subscriptions(store, record.digest) == ["lib://a", "lib://c"]
+
+    @override_settings(MCP_DJANGO_MAX_SUBSCRIPTIONS=5)
+    async def test_of_subscriptions_that_come_at_once_no_more_are_kept_than_allowed(self, store: SessionStore) -> None:
+        record = await created(store)
+        outcomes = await asyncio.gather(
+            *(store.change_subscription(record.digest, f"lib://{number}", True) for number in range(8)),
+            return_exceptions=True,
+        )
+        assert [outcome is True or isinstance(outcome, HandlerError) for outcome in outcomes] == [True] * 8
+        kept = [f"lib://{number}" for number, outcome in enumerate(outcomes) if outcome is True]
+        assert sorted(await self.subscriptions(store, record.digest)) == kept
+        assert len(kept) == 5
+
+    async def test_subscriptions_that_come_at_once_lose_nothing(self, store: SessionStore) -> None:
+        record = await created(store)
+        await store.change_subscription(record.digest, "lib://gone", True)
+        await asyncio.gather(
+            *(store.change_subscription(record.digest, f"lib://{number}", True) for number in range(50)),
+            store.change_subscription(record.digest, "lib://gone", False),
+        )
+        assert sorted(await self.subscriptions(store, record.digest)) == sorted(f"lib://{n}" for n in range(50))
 
     async def test_restores_are_counted_and_leave_the_epoch(self, store: SessionStore) -> None:
         record = await created(store)

@@ -457,7 +457,7 @@ class TestResponses:
         headers = dict(response.headers)
         assert response.status == 204
         assert response.body == b""
-        assert headers["Allow"] == "POST, DELETE, OPTIONS"
+        assert headers["Allow"] == "GET, POST, DELETE, OPTIONS"
         assert headers["Access-Control-Allow-Methods"] == "GET, POST, DELETE, OPTIONS"
         assert {name.strip().lower() for name in headers["Access-Control-Allow-Headers"].split(",")} >= {
             "accept",

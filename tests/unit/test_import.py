@@ -23,6 +23,7 @@ PUBLIC = {
     "mcp",
     "prompt",
     "resource",
+    "resource_updates",
     "tool",
 }
 

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,16 +22,29 @@ from django.conf import settings
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test import override_settings
+from hypothesis import given, strategies
 
 from mcp_django import lanes
-from mcp_django.exceptions import HandlerError, StoreUnavailable
-from mcp_django.lanes import Lane
+from mcp_django.exceptions import HandlerError, StoreUnavailable, StreamLost
+from mcp_django.lanes import Lane, bounded
 from mcp_django.testing import inline
 from tests.unit.waiting import SECONDS, aeventually, end_lane, eventually, happens, threads_of
 
 pytestmark = pytest.mark.anyio
 
 short_deadline = override_settings(MCP_DJANGO_STORE_TIMEOUT=0.1)
+
+
+@dataclass(frozen=True)
+class Sized:
+    """An item that names its size in bytes and what it means if its row is there already."""
+
+    name: str
+    size: int = 0
+    conflict: type[Exception] | None = None
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Work:
@@ -137,6 +152,23 @@ class TestGathering:
         assert [item for batch in work.batches[1:] for item in batch] == list(range(20))
         assert max(map(len, work.batches)) == 4
 
+    async def test_a_batch_is_bounded_by_bytes_too(
+        self, lane: Lane[Any], work: Work, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lanes, "MAX_BYTES", 100)
+        sizes = [40, 60, 1, 99, 500, 0, 100, 50, 50, 1]
+        items = [Sized(f"{index}", size) for index, size in enumerate(sizes)]
+        answers = await asyncio.gather(*(lane.ask(item) for item in items))
+        assert answers == [f"did {item}" for item in items]
+        assert [[item.size for item in batch] for batch in work.batches] == [
+            [40, 60],
+            [1, 99],
+            [500],
+            [0, 100],
+            [50, 50],
+            [1],
+        ]
+
     async def test_items_of_several_event_loops_are_one_batch_and_each_hears_its_own_answer(
         self, lane: Lane[Any], work: Work
     ) -> None:
@@ -168,6 +200,21 @@ async def ask(lane: Lane[Any], item: Any) -> Any:
     return await lane.ask(item)
 
 
+@given(sizes=strategies.lists(strategies.integers(0, 2 * lanes.MAX_BYTES), max_size=600))
+def test_a_batch_is_cut_into_parts_that_are_small_enough_and_loses_nothing(sizes: list[int]) -> None:
+    tickets = [SimpleNamespace(item=Sized(f"{index}", size)) for index, size in enumerate(sizes)]
+    parts = list(bounded(tickets))
+    assert [ticket for part in parts for ticket in part] == tickets
+    for part in parts:
+        assert 1 <= len(part) <= lanes.MAX_ROWS
+        assert len(part) == 1 or sum(ticket.item.size for ticket in part) <= lanes.MAX_BYTES
+
+
+def test_items_that_name_no_size_are_bounded_by_their_number() -> None:
+    parts = list(bounded([SimpleNamespace(item="a")] * (lanes.MAX_ROWS + 1)))
+    assert [len(part) for part in parts] == [lanes.MAX_ROWS, 1]
+
+
 class TestFailures:
     async def test_an_outcome_that_is_an_exception_is_raised_for_its_own_item(self, lane: Lane[Any]) -> None:
         answers = await asyncio.gather(*(lane.ask(item) for item in ["a", "bad", "b"]), return_exceptions=True)
@@ -181,7 +228,50 @@ class TestFailures:
         assert answers[0] == "did a"
         assert answers[2] == "did b"
         assert isinstance(answers[1], ValueError)
-        assert work.batches == [["a", "row", "b"], ["a"], ["row"], ["b"]]
+        assert [item for batch in work.batches if "row" not in batch for item in batch] == ["a", "b"]
+
+    async def test_the_bad_row_of_a_crowd_is_found_by_halving(self, lane: Lane[Any], work: Work) -> None:
+        work.fail("row", *[ValueError("this one")] * 99)
+        crowd: list[Any] = [*range(77), "row", *range(77, 127)]
+        answers = await asyncio.gather(*(lane.ask(item) for item in crowd), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [str] * 77 + [ValueError] + [str] * 50
+        done = [item for batch in work.batches if "row" not in batch for item in batch]
+        assert sorted(done) == [*range(127)], "each of the others is done once"
+        assert len(work.batches) == 1 + 2 * 7, "128 items are halved seven times"
+
+    async def test_several_bad_rows_each_fail_with_their_own_error(self, lane: Lane[Any], work: Work) -> None:
+        bad = {3: "three", 4: "four", 90: "ninety"}
+        for item, text in bad.items():
+            work.fail(item, *[ValueError(text)] * 99)
+        answers = await asyncio.gather(*(lane.ask(item) for item in range(100)), return_exceptions=True)
+        assert {item: str(answer) for item, answer in enumerate(answers) if isinstance(answer, ValueError)} == bad
+        assert all(answers[item] == f"did {item}" for item in range(100) if item not in bad)
+
+    async def test_a_row_that_is_there_already_is_the_conflict_that_the_item_names(
+        self, lane: Lane[Any], work: Work, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        row = Sized("row", conflict=StreamLost)
+        work.fail(row, *[IntegrityError("there is one")] * 9)
+        answers = await asyncio.gather(lane.ask("a"), lane.ask(row), return_exceptions=True)
+        assert answers[0] == "did a"
+        assert isinstance(answers[1], StreamLost)
+        assert caplog.records == []
+
+    async def test_any_other_refusal_of_a_row_is_no_conflict(self, lane: Lane[Any], work: Work) -> None:
+        row = Sized("row", conflict=StreamLost)
+        work.fail(row, *[DataError("too long")] * 9)
+        with pytest.raises(StoreUnavailable):
+            await lane.ask(row)
+
+    async def test_a_database_that_goes_away_while_a_bad_row_is_looked_for_fails_only_what_was_not_done(
+        self, lane: Lane[Any], work: Work
+    ) -> None:
+        """Whoever has been served is not told otherwise, and would not try again what was done."""
+        gone = [OperationalError("gone")] * lanes.TRANSIENT_RETRIES
+        work.fail("row", ValueError("this one"), *gone)
+        answers = await asyncio.gather(*(lane.ask(item) for item in ["a", "b", "row", "c"]), return_exceptions=True)
+        assert answers[:2] == ["did a", "did b"]
+        assert [type(answer) for answer in answers[2:]] == [StoreUnavailable, StoreUnavailable]
 
     @pytest.mark.parametrize("error", [IntegrityError("there is one"), DataError("too long")])
     async def test_a_row_that_the_database_refuses_is_unavailable_and_the_error_is_logged(
@@ -240,6 +330,43 @@ class TestFailures:
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         assert "ValueError" in caplog.text
         assert "with a secret" not in caplog.text
+
+    async def test_whoever_posts_may_be_told_when_it_is_done(self, lane: Lane[Any], work: Work) -> None:
+        first = await busy(lane, work, "first")
+        done: list[threading.Thread] = []
+        lane.post("posted", lambda: done.append(threading.current_thread()))
+        assert not done
+        work.let_go()
+        await first
+        await lane.ask("next")
+        assert done == work.threads[:1]
+
+    async def test_whoever_posts_what_fails_is_not_told_that_it_is_done(self, lane: Lane[Any], work: Work) -> None:
+        done: list[str] = []
+        work.fail("posted", *[ValueError("no")] * 9)
+        lane.post("posted", lambda: done.append("posted"))
+        lane.post("bad", lambda: done.append("bad"))
+        lane.post("good", lambda: done.append("good"))
+        await lane.ask("next")
+        assert done == ["good"]
+
+    async def test_whoever_fails_when_told_harms_nobody(
+        self, lane: Lane[Any], work: Work, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail() -> None:
+            raise LookupError("not here")
+
+        first = await busy(lane, work, "first")
+        done: list[str] = []
+        lane.post("posted", fail)
+        lane.post("behind it", lambda: done.append("behind it"))
+        (other,) = await asked(lane, "asked")
+        work.let_go()
+        assert [*await asyncio.gather(first, other)] == ["did first", "did asked"]
+        assert await lane.ask("next") == "did next"
+        assert done == ["behind it"]
+        assert len(set(work.threads)) == 1
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
 
     async def test_posting_needs_no_event_loop(self, lane: Lane[Any], work: Work) -> None:
         await asyncio.to_thread(lane.post, "posted")
@@ -401,7 +528,7 @@ FORK = """
 import asyncio, os, sys
 import django
 django.setup()
-from mcp_django.lanes import Lane
+from mcp_django.lanes import Lane, bounded
 from mcp_django.processes import this_process
 
 lane = Lane("fork", lambda: "default", lambda items: [os.getpid()] * len(items))

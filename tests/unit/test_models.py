@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import uuid
 from collections.abc import Callable
@@ -14,12 +15,27 @@ from asgiref.sync import async_to_sync
 from django.contrib.auth import get_user_model
 from django.db import connection
 from django.http import HttpRequest
+from django.test import override_settings
 from django.utils import timezone
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 from pytest_django import DjangoAssertNumQueries
 
 from mcp_django.endpoint import respond
+from mcp_django.exceptions import HandlerError
 from mcp_django.http import Request
-from mcp_django.models import DIGEST_LENGTH, Process, Session, digest_of
+from mcp_django.models import (
+    DIGEST_LENGTH,
+    Cancellation,
+    ClientRequest,
+    Event,
+    Process,
+    Session,
+    Stream,
+    Topic,
+    digest_of,
+    with_subscription,
+)
 from mcp_django.server import mcp
 from mcp_django.store import ORMStore
 from tests.unit import records
@@ -96,6 +112,38 @@ def test_the_epoch_rises_with_what_processes_hold_in_memory(name: str, raised: b
     session = records.row(epoch=3)
     CHANGES[name](session)
     assert columns(session)["epoch"] == (4 if raised else 3)
+
+
+@override_settings(MCP_DJANGO_MAX_SUBSCRIPTIONS=1)
+def test_a_change_of_subscriptions_keeps_them_and_raises_the_epoch_or_does_neither() -> None:
+    session = records.row(epoch=3)
+    assert session.change_subscription("lib://a", True) is True
+    before = columns(session)
+    assert (before["subscriptions_json"], before["epoch"]) == ('["lib://a"]', 4)
+    with pytest.raises(HandlerError, match="MCP_DJANGO_MAX_SUBSCRIPTIONS"):
+        session.change_subscription("lib://b", True)
+    assert columns(session) == before
+    session.end("by the test")
+    before = columns(session)
+    assert session.change_subscription("lib://a", False) is False
+    assert columns(session) == before
+
+
+@given(steps=st.lists(st.tuples(st.sampled_from("abcdAü"), st.booleans())), limit=st.integers(1, 5))
+def test_subscriptions_are_a_set_in_the_order_in_which_they_were_made(
+    steps: list[tuple[str, bool]], limit: int
+) -> None:
+    text, expected = "[]", list[str]()
+    with override_settings(MCP_DJANGO_MAX_SUBSCRIPTIONS=limit):
+        for uri, subscribed in steps:
+            if subscribed and uri not in expected and len(expected) == limit:
+                with pytest.raises(HandlerError):
+                    with_subscription(text, uri, subscribed)
+                continue
+            text = with_subscription(text, uri, subscribed)
+            expected = [kept for kept in expected if kept != uri] + [uri] * subscribed
+            assert json.loads(text) == expected
+            assert text.isascii()
 
 
 def test_the_end_keeps_when_why_and_how() -> None:
@@ -261,3 +309,186 @@ class TestProcess:
 
     def test_it_is_shown_by_host_and_pid(self) -> None:
         assert str(Process(host="here", pid=7)) == "here 7"
+
+
+PROCESS, READER = uuid.uuid4(), uuid.uuid4()
+
+
+def stream_row(**values: Any) -> Stream:
+    """A stream of a new session."""
+    fields = {"pk": secrets.randbits(63), "session": records.row(), "process": PROCESS} | values
+    return Stream.objects.create(**fields)
+
+
+def stream_columns(stream: Stream) -> dict[str, Any]:
+    return dict(Stream.objects.values().get(pk=stream.pk))
+
+
+STREAM_CHANGES: dict[str, Callable[[Stream], bool]] = {
+    "finish": lambda stream: stream.finish(),
+    "take_over": lambda stream: stream.take_over(READER, PROCESS, 9),
+    "take_if_free": lambda stream: stream.take_if_free(READER, PROCESS, 9, judge=False),
+    "take_if_free, judging": lambda stream: stream.take_if_free(READER, PROCESS, 9, judge=True),
+    "release": lambda stream: stream.release(READER, 9),
+    "deliver": lambda stream: stream.deliver(READER, 9),
+}
+stream_changes = pytest.mark.parametrize("change", STREAM_CHANGES.values(), ids=STREAM_CHANGES)
+
+
+class TestStream:
+    @stream_changes
+    def test_a_change_is_one_update_of_its_own_row(
+        self, change: Callable[[Stream], bool], django_assert_num_queries: DjangoAssertNumQueries
+    ) -> None:
+        stream, other = stream_row(reader=READER), stream_row(reader=READER)
+        before, others = stream_columns(stream), stream_columns(other)
+        with django_assert_num_queries(1) as queries:
+            assert change(stream) is True
+        assert queries.captured_queries[0]["sql"].startswith("UPDATE")
+        assert stream_columns(stream) != before
+        assert stream_columns(other) == others
+
+    @stream_changes
+    def test_a_change_of_one_that_was_pruned_says_so(self, change: Callable[[Stream], bool]) -> None:
+        stream = stream_row(reader=READER)
+        Stream.objects.all().delete()
+        assert change(stream) is False
+        assert not Stream.objects.exists()
+
+    @pytest.mark.parametrize("name", ["take_if_free", "release", "deliver"])
+    def test_what_only_its_reader_may_do_another_does_not(self, name: str) -> None:
+        stream = stream_row(reader=uuid.uuid4(), reader_process=PROCESS)
+        before = stream_columns(stream)
+        assert STREAM_CHANGES[name](stream) is False
+        assert stream_columns(stream) == before
+
+    def test_one_is_finished_once(self) -> None:
+        stream = stream_row()
+        assert stream.finish() is True
+        before = stream_columns(stream)
+        assert before["finished_at"] is not None
+        assert stream.finish() is False
+        assert stream_columns(stream) == before
+
+    def test_it_says_what_it_answers_and_by_which_method(self) -> None:
+        assert Stream(request_ids_json='["7",7]').request_ids == ["7", 7]
+        assert str(Stream(method="tools/call")) == "tools/call"
+        assert str(Stream(standalone=True)) == "standalone stream"
+
+    def test_it_goes_with_its_session(self) -> None:
+        stream = stream_row()
+        Event.objects.create(stream=stream, sequence=1, payload="{}")
+        ClientRequest.objects.create(session=stream.session, stream=stream, method="ping")
+        Cancellation.objects.create(session=stream.session, request_key="7")
+        stream.session.delete()
+        for model in (Stream, Event, ClientRequest, Cancellation):
+            assert not model._default_manager.exists(), model
+
+    def test_streams_are_asked_for_by_what_they_are(self) -> None:
+        now = timezone.now()
+        ago = now - timedelta(hours=1)
+        alive = Process.objects.create(host="here", pid=7, version="1").pk
+        living = stream_row(process=alive, created_at=ago)
+        orphan = stream_row(created_at=ago)
+        young = stream_row()
+        finished = stream_row(created_at=ago, finished_at=ago)
+        stream_row(standalone=True, process=None, created_at=ago)
+
+        def found(rows: Any) -> set[int]:
+            return {row.pk for row in rows}
+
+        assert found(Stream.objects.unfinished()) == {living.pk, orphan.pk, young.pk}
+        assert found(Stream.objects.finished_before(now)) == {finished.pk}
+        assert found(Stream.objects.finished_before(ago)) == set()
+        assert found(Stream.objects.orphaned(now - timedelta(minutes=1), Process.LEASE)) == {orphan.pk}
+        assert found(Stream.objects.orphaned(now + timedelta(minutes=1), Process.LEASE)) == {orphan.pk, young.pk}
+
+
+class TestClientRequest:
+    @pytest.mark.parametrize("name", ["answer", "abandon"])
+    def test_one_is_settled_once_by_one_update(
+        self, name: str, django_assert_num_queries: DjangoAssertNumQueries
+    ) -> None:
+        stream = stream_row()
+        question = ClientRequest.objects.create(session=stream.session, stream=stream, method="ping")
+        other = ClientRequest.objects.create(session=stream.session, stream=stream, method="ping")
+        assert set(ClientRequest.objects.open()) == {question, other}
+        settle = {"answer": lambda: question.answer('{"a":1}'), "abandon": question.abandon}
+        with django_assert_num_queries(1):
+            assert settle[name]() is True
+        question.refresh_from_db()
+        assert question.status == {"answer": "answered", "abandon": "abandoned"}[name]
+        assert question.answer_json == {"answer": '{"a":1}', "abandon": ""}[name]
+        assert question.settled_at is not None
+        for again in settle.values():
+            assert again() is False
+        assert set(ClientRequest.objects.open()) == {other}
+
+    def test_one_of_another_session_is_left_alone(self) -> None:
+        stream = stream_row()
+        question = ClientRequest.objects.create(session=stream.session, stream=stream, method="ping")
+        foreign = ClientRequest(pk=question.pk, session_id=records.row().pk)
+        assert foreign.answer("{}") is False
+        assert foreign.abandon() is False
+        assert ClientRequest.objects.open().get() == question
+
+    def test_it_is_shown_by_its_method(self) -> None:
+        assert str(ClientRequest(method="roots/list")) == "roots/list"
+
+
+request_ids = st.integers() | st.text() | st.text("aA0-_. ", max_size=70)
+
+
+class TestCancellation:
+    @given(one=request_ids, other=request_ids)
+    @example("a", "A")
+    @example("a", "a ")
+    @example("", " ")
+    @example("x" * 64, "x" * 65)
+    def test_two_ids_have_one_key_only_if_they_are_one_as_text(self, one: str | int, other: str | int) -> None:
+        assert (Cancellation.key_of(one) == Cancellation.key_of(other)) == (str(one) == str(other))
+
+    @given(id=request_ids)
+    @example("\ud800")
+    @example("\0")
+    @example(2**5000)
+    def test_every_key_fits_its_column_and_means_one_thing_in_every_collation(self, id: str | int) -> None:
+        key = Cancellation.key_of(id)
+        assert 0 < len(key) <= (Cancellation._meta.get_field("request_key").max_length or 0)
+        assert re.fullmatch("[a-z0-9_.:-]+", key)
+
+    @given(digest=st.text("0123456789abcdef", min_size=64, max_size=64))
+    def test_no_id_passes_for_the_digest_of_another(self, digest: str) -> None:
+        assert Cancellation.key_of(f"sha256:{digest}") != f"sha256:{digest}"
+
+    @pytest.mark.parametrize("id", [7, "7", -1, "req_1", "0a1b-2c3d", "x" * 64])
+    def test_short_plain_ids_can_be_read_in_the_admin(self, id: str | int) -> None:
+        assert Cancellation.key_of(id) == str(id)
+        assert str(Cancellation(request_key=Cancellation.key_of(id))) == str(id)
+
+
+class TestTopic:
+    @given(
+        one=st.tuples(st.text(max_size=9), st.text(max_size=9), st.text(max_size=9)),
+        other=st.tuples(st.text(max_size=9), st.text(max_size=9), st.text(max_size=9)),
+    )
+    @example(("a", "b", ""), ("a", "", "b"))
+    @example(('a", "b', "c", ""), ("a", 'b", "c', ""))
+    def test_two_topics_have_two_keys(self, one: tuple[str, str, str], other: tuple[str, str, str]) -> None:
+        assume(one != other)
+        assert Topic.id_of(*one) != Topic.id_of(*other)
+
+    def test_one_is_raised_and_never_lowered(self) -> None:
+        topic = Topic(pk=Topic.id_of("s", "resource", "lib://a"), server="s", kind="resource", uri="lib://a")
+        for version, expected in [(3, 3), (5, 5), (4, 5), (5, 5), (6, 6)]:
+            topic.raise_to(version)
+            row = Topic.objects.get()
+            assert (row.server, row.kind, row.uri, row.version) == ("s", "resource", "lib://a", expected)
+
+    def test_it_is_shown_by_its_uri_or_its_kind(self) -> None:
+        assert str(Topic(kind="resource", uri="lib://a")) == "lib://a"
+        assert str(Topic(kind="tools")) == "tools"
+
+
+def test_an_event_is_shown_by_its_sequence() -> None:
+    assert str(Event(sequence=7)) == "event 7"

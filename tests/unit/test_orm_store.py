@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import subprocess
-import sys
-import uuid
-from datetime import timedelta
-from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections, router
-from django.db.utils import DatabaseError
+from django.db import connections
 from django.test import override_settings
 from django.utils import timezone
 
-from mcp_django import batches
-from mcp_django.exceptions import SessionNotFound, StoreUnavailable
+from mcp_django.exceptions import HandlerError, SessionNotFound, StoreUnavailable
 from mcp_django.memory import MemoryStore
-from mcp_django.models import Process, Session
-from mcp_django.processes import Heartbeat, this_process
+from mcp_django.models import Session
 from mcp_django.store import ORMStore, session_store
 from mcp_django.testing import inline
 from tests.unit import records
 from tests.unit.store_contract import StoreContract, created
-from tests.unit.waiting import SECONDS, eventually, in_thread
+from tests.unit.waiting import in_thread
 
 # With few apps the tables are emptied quickly after each test.
 FEW_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "mcp_django"]
@@ -60,6 +50,42 @@ class TestORMStore(StoreContract):
         assert head is not None
         assert head.status == "terminated"
 
+    async def test_subscriptions_from_two_processes_lose_nothing(
+        self, store: ORMStore, second_orm_store: ORMStore
+    ) -> None:
+        record = await created(store)
+        doors = [store, second_orm_store]
+        for number in range(10):
+            await store.change_subscription(record.digest, f"lib://gone/{number}", True)
+        for number in range(20):
+            # One at a time through each, so that they are many transactions and not a few batches.
+            outcomes = await asyncio.gather(
+                *(
+                    door.change_subscription(record.digest, f"lib://{side}/{number}", True)
+                    for side, door in enumerate(doors)
+                ),
+                *(door.change_subscription(record.digest, f"lib://gone/{number % 10}", False) for door in doors),
+            )
+            assert outcomes == [True] * 4
+        row = await in_thread(Session.objects.get, pk=record.digest)
+        assert sorted(row.subscriptions) == sorted(f"lib://{side}/{n}" for side in range(2) for n in range(20))
+        assert row.epoch == 10 + 80
+
+    async def test_a_subscription_that_is_refused_does_not_harm_what_is_written_with_it(self, store: ORMStore) -> None:
+        record, other = await created(store), await created(store)
+        with override_settings(MCP_DJANGO_MAX_SUBSCRIPTIONS=1):
+            await store.change_subscription(record.digest, "lib://a", True)
+            outcomes = await asyncio.gather(
+                store.set_log_level(record.digest, "debug"),
+                store.change_subscription(record.digest, "lib://b", True),
+                store.change_subscription(other.digest, "lib://b", True),
+                return_exceptions=True,
+            )
+        assert isinstance(outcomes[1], HandlerError)
+        assert (outcomes[0], outcomes[2]) == (True, True)
+        row = await in_thread(Session.objects.get, pk=record.digest)
+        assert (row.log_level, row.subscriptions, row.epoch) == ("debug", ["lib://a"], 2)
+
     async def test_one_bad_row_does_not_harm_those_created_with_it(self, store: ORMStore) -> None:
         taken = await created(store)
         outcomes = await asyncio.gather(
@@ -71,177 +97,6 @@ class TestORMStore(StoreContract):
             assert not isinstance(record, BaseException)
             assert record is not None
             assert await store.head(record.digest) == record.head
-
-
-def queries_of(items: list[Any], work: Any) -> tuple[list[str], Any]:
-    """The statements of one visit to the database, and its outcomes."""
-    connection = connections[router.db_for_write(Session)]
-    statements: list[str] = []
-
-    def note(execute: Any, sql: str, *args: Any) -> Any:
-        statements.append(sql)
-        return execute(sql, *args)
-
-    with connection.execute_wrapper(note):
-        outcomes = work(items)
-    return [sql for sql in statements if not sql.startswith(("SAVEPOINT", "RELEASE"))], outcomes
-
-
-@pytest.mark.django_db
-class TestVisits:
-    """What a lane does in one visit; here without a lane."""
-
-    def test_heads_of_many_sessions_are_one_query(self) -> None:
-        rows = [records.row() for _ in range(20)]
-        items = [batches.ReadHead(row.pk) for row in [*rows, *rows]]
-        statements, outcomes = queries_of(items, batches.read)
-        assert len(statements) == 1
-        assert [outcome[-1] for outcome in outcomes] == [row.expires_at for row in [*rows, *rows]]
-
-    def test_every_kind_of_read_is_one_query(self) -> None:
-        row = records.row()
-        items = [batches.ReadHead(row.pk), batches.ReadRecord(row.pk), batches.ReadState(row.pk)] * 3
-        statements, outcomes = queries_of([*items, batches.ReadHead("unknown")], batches.read)
-        assert len(statements) == 3
-        assert outcomes[-1] is None
-        assert outcomes[2] == outcomes[5] == ({}, 0)
-
-    def test_many_new_sessions_are_one_insert(self) -> None:
-        items = [batches.Create(records.record()) for _ in range(20)]
-        statements, outcomes = queries_of(items, batches.write)
-        assert len([sql for sql in statements if sql.startswith("INSERT")]) == 1
-        assert outcomes == [None] * 20
-        assert Session.objects.count() == 20
-
-    def test_touches_of_many_sessions_are_one_update(self) -> None:
-        now = timezone.now()
-        rows = [records.row(now=now - timedelta(hours=1)) for _ in range(20)]
-        items = [batches.Touch(row.pk, now, now + timedelta(days=14)) for row in rows]
-        statements, _outcomes = queries_of(items, batches.write)
-        assert len([sql for sql in statements if sql.startswith("UPDATE")]) == 1
-        assert set(Session.objects.values_list("last_seen_at", flat=True)) == {now}
-
-    def test_many_changes_of_one_state_are_written_once(self) -> None:
-        row = records.row()
-
-        def add(state: dict[str, Any]) -> int:
-            state["n"] = state.get("n", 0) + 1
-            return int(state["n"])
-
-        items = [batches.ChangeState(row.pk, add) for _ in range(20)]
-        statements, outcomes = queries_of(items, batches.write)
-        assert outcomes == list(range(1, 21))
-        assert len([sql for sql in statements if sql.startswith("UPDATE") and "state_json" in sql]) == 1
-
-    def test_a_visit_that_fails_leaves_nothing_half_done(self) -> None:
-        row = records.row()
-        items: list[batches.Write] = [batches.Create(records.record()), batches.Create(records.record(row.pk))]
-        with pytest.raises(DatabaseError):
-            batches.write(items)
-        assert Session.objects.count() == 1
-
-    def test_everything_goes_through_the_database_that_sessions_are_written_to(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A replica that lags behind would answer 404 for a session that was just made."""
-
-        class Lagging:
-            def db_for_read(self, model: Any, **hints: Any) -> str:
-                raise AssertionError(f"{model.__name__} was read from a replica")
-
-        row = records.row()
-        monkeypatch.setattr(router, "routers", [Lagging()])
-        items: list[Any] = [
-            batches.ReadHead(row.pk),
-            batches.ReadRecord(row.pk),
-            batches.ReadState(row.pk),
-            batches.ReadProcess(uuid.uuid4()),
-        ]
-        assert None not in batches.read(items)[:3]
-        now = timezone.now()
-        batches.write(
-            [
-                batches.Create(records.record()),
-                batches.Touch(row.pk, now, now),
-                batches.Change(lambda: Session(pk=row.pk).set_log_level("debug")),
-                batches.Change(lambda: Session(pk=row.pk).end("by the test")),
-                batches.ChangeState(row.pk, lambda state: None),
-                batches.RenewLease(uuid.uuid4(), "1"),
-            ]
-        )
-
-
-@pytest.mark.django_db
-class TestProcesses:
-    def alive(self, process: uuid.UUID) -> bool:
-        return bool(batches.read([batches.ReadProcess(process)])[0])
-
-    def lease(self, **values: Any) -> uuid.UUID:
-        fields = {"pk": uuid.uuid4(), "host": socket.gethostname(), "pid": os.getpid(), "version": "1"} | values
-        return Process.objects.create(**fields).pk
-
-    def test_one_that_renews_its_lease_is_alive(self) -> None:
-        process = uuid.uuid4()
-        for _ in range(2):
-            batches.write([batches.RenewLease(process, "1")])
-        assert self.alive(process)
-        assert Process.objects.get().pid == os.getpid()
-
-    def test_one_whose_lease_ran_out_is_dead(self) -> None:
-        process = self.lease()
-        assert self.alive(process)
-        Process.objects.update(seen_at=timezone.now() - Process.LEASE - timedelta(minutes=1))
-        assert not self.alive(process)
-
-    def test_one_of_another_machine_is_judged_by_its_lease_alone(self) -> None:
-        assert self.alive(self.lease(host="elsewhere", pid=2**31 - 1))
-
-    def test_one_of_this_machine_that_was_killed_is_dead_before_its_lease_runs_out(self) -> None:
-        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-        process = self.lease(pid=child.pid)
-        assert self.alive(process)
-        child.communicate(b"\n", timeout=SECONDS)
-        assert not self.alive(process)
-
-    def test_one_of_another_user_of_this_machine_is_alive(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def not_yours(pid: int, signal: int) -> None:
-            raise PermissionError
-
-        monkeypatch.setattr(os, "kill", not_yours)
-        assert self.alive(self.lease())
-
-
-class TestHeartbeat:
-    def test_renews_the_lease_of_this_process_from_a_thread_until_it_is_stopped(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("mcp_django.processes.RENEW_SECONDS", 0.001)
-        posted: list[batches.RenewLease] = []
-        heartbeat = Heartbeat(posted.append)
-        heartbeat.start()
-        heartbeat.start()
-        try:
-            eventually(lambda: len(posted) > 2, "the lease is renewed")
-            assert {renewal.process for renewal in posted} == {this_process()}
-        finally:
-            heartbeat.stop()
-
-    def test_starts_again_after_it_was_stopped(self) -> None:
-        posted: list[Any] = []
-        heartbeat = Heartbeat(posted.append)
-        for count in (1, 2):
-            heartbeat.start()
-            eventually(lambda count=count: len(posted) == count, "the lease is renewed")  # type: ignore[misc]
-            heartbeat.stop()
-
-    @pytest.mark.django_db(transaction=True)
-    def test_begins_when_the_store_first_keeps_a_session(self, orm_store: ORMStore, monkeypatch: Any) -> None:
-        started: list[Heartbeat] = []
-        monkeypatch.setattr(Heartbeat, "start", lambda heartbeat: started.append(heartbeat))
-        asyncio.run(orm_store.head("unknown"))
-        assert not started
-        asyncio.run(orm_store.create(records.record()))
-        assert started
 
 
 @pytest.mark.django_db
@@ -258,7 +113,7 @@ def test_inline_the_store_works_inside_the_tests_own_transaction() -> None:
             async_to_sync(store.read_state)(record.digest)
     assert connections["default"].in_atomic_block
     assert Session.objects.get(pk=record.digest).state == {"a": 1}
-    assert store._writes._thread is None
+    assert store.writes._thread is None
 
 
 class TestChoice:
@@ -294,6 +149,6 @@ class TestChoice:
     def test_a_store_that_lacks_methods_is_told_which(self) -> None:
         with (
             override_settings(MCP_DJANGO_SESSION_STORE="builtins.dict"),
-            pytest.raises(ImproperlyConfigured, match="create, head, load, touch"),
+            pytest.raises(ImproperlyConfigured, match="create, head, heads, load, touch"),
         ):
             session_store()

@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from mcp_django import Context, Handler, MCPServer, mcp, tool
 from mcp_django.auth import Authenticator
 from mcp_django.server import servers
-from mcp_django.testing import connect
+from mcp_django.testing import ClientError, connect
 
 pytestmark = pytest.mark.usefixtures("no_servers")
 
@@ -215,6 +215,87 @@ def test_a_registration_that_cannot_work_is_told_before_the_first_request_and_wi
         server.kernel  # noqa: B018
 
     assert f"{HERE}.{place}" in refused(start)
+
+
+class Plain:
+    def __call__(self, who: str) -> bool:
+        return True
+
+
+def one_argument(who: str) -> bool:
+    return True
+
+
+async def one_argument_async(*, who: str) -> bool:
+    return True
+
+
+class HiddenByFlag(Handler):
+    @tool(enabled=True)
+    def search(self, query: str) -> None: ...
+
+
+NOT_TO_BE_ASKED = [True, False, "shop.is_open", 0, one_argument, one_argument_async, Plain(), Search.search]
+
+
+class TestEnabled:
+    @pytest.mark.parametrize("wrong", NOT_TO_BE_ASKED)
+    def test_what_cannot_be_asked_without_arguments_is_told_where_it_is_registered(
+        self, server: MCPServer, wrong: Any
+    ) -> None:
+        for register in (
+            server.tool(enabled=wrong),
+            server.prompt(enabled=wrong),
+            server.resource("shop://books/{query}", enabled=wrong),
+        ):
+            text = refused(register, search)
+            assert f"{HERE}.search" in text
+            assert "a function without arguments" in text
+            assert repr(wrong) in text
+
+    def test_a_mark_that_cannot_be_asked_is_told_when_the_class_is_registered(self, server: MCPServer) -> None:
+        text = refused(server.register, HiddenByFlag)
+        assert f"{HERE}.HiddenByFlag.search" in text
+        assert "whether the tool is offered" in text
+
+    def test_a_refused_one_is_not_registered(self, server: MCPServer) -> None:
+        refused(server.tool(enabled=True), search)  # type: ignore[arg-type]
+        server.tool()(search)
+        assert [tool.name for tool in server.kernel._tool_manager.list_tools()] == ["search"]
+
+    @pytest.mark.anyio
+    @pytest.mark.usefixtures("in_memory")
+    @pytest.mark.parametrize("answer", [None, 1, "yes", []])
+    async def test_an_answer_that_is_no_bool_is_an_error_that_is_logged(
+        self, server: MCPServer, answer: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        server.tool(enabled=lambda: answer)(search)
+        async with connect(server) as client:
+            with pytest.raises(ClientError) as caught:
+                await client.request("tools/list")
+        assert caught.value.code == -32603
+        assert f"returned {answer!r}, which is no bool" in caplog.text
+
+    @pytest.mark.anyio
+    @pytest.mark.usefixtures("in_memory")
+    async def test_whatever_needs_no_arguments_is_asked(self, server: MCPServer) -> None:
+        class Flag:
+            def __init__(self, value: bool) -> None:
+                self.value = value
+
+            def is_set(self) -> bool:
+                return self.value
+
+            async def __call__(self) -> bool:
+                return self.value
+
+        for value in (True, False):
+            server.tool(f"method_{value}", enabled=Flag(value).is_set)(search)
+            server.tool(f"object_{value}", enabled=Flag(value))(search)
+            server.tool(f"partial_{value}", enabled=functools.partial(Flag.is_set, Flag(value)))(search)
+        async with connect(server) as client:
+            tools = (await client.request("tools/list"))["tools"]
+        assert [tool["name"] for tool in tools] == ["method_True", "object_True", "partial_True"]
 
 
 def test_a_server_that_could_not_be_built_is_not_half_built(server: MCPServer) -> None:

@@ -9,11 +9,12 @@ import ast
 import inspect
 import logging
 import threading
-from collections.abc import Iterator
+import warnings
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import anyio
 import mcp_types
@@ -27,19 +28,28 @@ from mcp.server.mcpserver import MCPServer as SDKServer
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
 from mcp.server.mcpserver.resolve import Resolve, find_resolved_parameters
 from mcp.server.mcpserver.utilities.context_injection import find_context_parameter
+from mcp.server.models import InitializationOptions
 from mcp.server.runner import ServerRunner
-from mcp.shared.dispatcher import DispatchContext, Outbound
-from mcp.shared.exceptions import MCPError, NoBackChannelError
+from mcp.shared.dispatcher import CallOptions, DispatchContext, Outbound
+from mcp.shared.exceptions import MCPDeprecationWarning, MCPError, NoBackChannelError
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
 from mcp.shared.uri_template import UriTemplate
+from mcp_types import (
+    ClientCapabilities,
+    SetLevelRequestParams,
+    SubscribeRequestParams,
+    UnsubscribeRequestParams,
+)
 from mcp_types import version as versions
 from opentelemetry import trace
 from pydantic import BaseModel, ValidationError
 
 import mcp_django
-from mcp_django import Context, MCPServer
-from mcp_django.calls import Call
+from mcp_django import Context, MCPServer, questions
+from mcp_django.calls import LOG_LEVELS, Call
+from mcp_django.cursors import NOTICES
+from mcp_django.exchanges import Exchange
 from mcp_django.kernel import Kernel
 from mcp_django.pagination import LISTS
 from mcp_django.sessions import negotiated, parse_initialize_params
@@ -49,7 +59,7 @@ from tests.unit.records import PARAMS
 pytestmark = pytest.mark.anyio
 
 SOURCES = Path(mcp_django.__file__).parent
-SDK_MODULES = {"bindings", "calls", "context", "kernel", "legacy", "pagination"}
+SDK_MODULES = {"bindings", "calls", "context", "kernel", "legacy", "pagination", "questions"}
 
 
 @contextmanager
@@ -130,10 +140,16 @@ def test_its_low_level_server_is_a_private_attribute(sdk: SDKServer[Any]) -> Non
     assert isinstance(low.middleware, list), "Kernel.__init__ replaces the middleware list's items in place."
 
 
-@pytest.mark.parametrize("method", ["logging/setLevel", "completion/complete", "subscriptions/listen"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("logging/setLevel", "completion/complete", "subscriptions/listen"),
+        *("resources/subscribe", "resources/unsubscribe"),
+    ],
+)
 def test_it_registers_no_handler_for_what_we_add_or_cannot_deliver(sdk: SDKServer[Any], method: str) -> None:
     assert sdk._lowlevel_server.get_request_handler(method) is None, (
-        f"The SDK serves {method} by itself now: see Kernel.__init__ and Kernel._deliverable."
+        f"The SDK serves {method} by itself now: see Kernel.__init__ and Kernel._initialization."
     )
 
 
@@ -147,13 +163,59 @@ def test_its_first_middleware_is_the_tracing_that_we_pass_over(sdk: SDKServer[An
     )
 
 
+def test_what_a_handler_is_registered_for_is_a_capability(sdk: SDKServer[Any]) -> None:
+    low = sdk._lowlevel_server
+    low.add_request_handler("logging/setLevel", SetLevelRequestParams, nothing)
+    low.add_request_handler("resources/subscribe", SubscribeRequestParams, nothing)
+    changes = NotificationOptions(prompts_changed=True, resources_changed=True, tools_changed=True)
+    options = low.create_initialization_options(changes)
+    assert isinstance(options, InitializationOptions), "Kernel._initialization"
+    capabilities = options.capabilities.model_dump(by_alias=True, exclude_none=True)
+    assert capabilities["logging"] == {}, "Kernel._initialization takes it away where nothing can be sent."
+    assert capabilities["resources"] == {"subscribe": True, "listChanged": True}, "Kernel._initialization"
+    assert capabilities["tools"] == capabilities["prompts"] == {"listChanged": True}, "Kernel._initialization"
+
+
+async def test_our_kernel_tells_a_client_what_can_be_delivered_to_it_and_nothing_else(server: MCPServer) -> None:
+    server.tool()(a_tool)
+    server.resource("lib://books")(a_tool_without_arguments)
+    async with connect(server) as client:
+        capabilities = client.initialize_result["capabilities"]
+    assert capabilities["logging"] == {}
+    assert capabilities["tools"] == {"listChanged": True}
+    assert capabilities["resources"] == {"subscribe": True, "listChanged": True}
+    assert "prompts" not in capabilities, "Kernel._initialization: no capability without a registration behind it."
+    without = server.kernel._options[False].capabilities.model_dump(by_alias=True, exclude_none=True)
+    assert without["tools"] == {"listChanged": False}
+    assert without["resources"] == {"listChanged": False}
+    assert "logging" not in without, "Kernel._initialization: under WSGI no message can be sent."
+
+
+def test_resources_are_asked_for_by_their_uris_and_templates_by_what_they_match(sdk: SDKServer[Any]) -> None:
+    sdk.resource("lib://books")(a_tool_without_arguments)
+    sdk.resource("lib://books/{query}")(a_tool)
+    manager = sdk._resource_manager
+    assert [str(resource.uri) for resource in manager.list_resources()] == ["lib://books"], "Kernel._has_resource"
+    (template,) = manager.list_templates()
+    assert template.matches("lib://books/978") is not None, "Kernel._has_resource"
+    assert template.matches("lib://shelves") is None, "Kernel._has_resource tells unknown resources by None."
+
+
+@pytest.mark.parametrize("params", [SubscribeRequestParams, UnsubscribeRequestParams])
+def test_what_is_subscribed_to_is_a_uri_as_it_came(params: Any) -> None:
+    for uri in ("lib://books", "LIB://Books/ü ?#", "no uri"):
+        assert str(params.model_validate({"uri": uri}).uri) == uri, (
+            "Kernel._subscribe keeps the text, and notices are told by it: it must not be normalised."
+        )
+
+
 def test_its_capabilities_can_be_replaced(sdk: SDKServer[Any]) -> None:
     options = sdk._lowlevel_server.create_initialization_options(NotificationOptions())
     assert {"logging", "tools", "prompts", "resources", "completions"} <= set(type(options.capabilities).model_fields)
     copy = options.capabilities.model_copy()
     copy.tools = None
     options.capabilities = copy
-    assert options.capabilities.tools is None, "Kernel._deliverable sets None for what cannot be delivered."
+    assert options.capabilities.tools is None, "Kernel._initialization sets None for what cannot be delivered."
 
 
 def test_the_tool_manager_gives_tools_whose_schema_can_be_replaced(sdk: SDKServer[Any]) -> None:
@@ -274,7 +336,8 @@ def test_its_context_is_made_with_these_arguments() -> None:
 def test_our_context_hides_nothing_of_the_sdks_but_what_it_means_to() -> None:
     ours = {name for name in vars(Context) if not name.startswith("_")} - set(vars(BaseModel))
     hidden = {name for name in ours if hasattr(SDKContext, name)} - {"model_config", "model_fields"}
-    meant = {"session_id", "client_info"}
+    changes = {"tools_changed", "prompts_changed", "resources_changed", "resource_updated"}
+    meant = {"session_id", "client_info", *(f"notify_{change}" for change in changes)}
     assert hidden <= meant, f"The SDK's Context has {hidden - meant} now: rename ours, or say here that it is meant."
 
 
@@ -399,9 +462,9 @@ def test_our_call_has_everything_that_a_dispatch_context_has(protocol: type) -> 
 
 def test_transport_and_metadata_are_made_with_these_arguments() -> None:
     assert {"kind", "can_send_request", "headers"} <= parameters(TransportContext), "Call.transport"
-    wanted = {"related_request_id", "request_context", "can_send_request"}
+    wanted = {"related_request_id", "request_context", "close_sse_stream", "can_send_request"}
     assert wanted <= parameters(ServerMessageMetadata), "Call.message_metadata"
-    assert parameters(NoBackChannelError) == {"method"}, "Call.send_raw_request"
+    assert "timeout" in CallOptions.__annotations__, "Call.send_raw_request waits as long as this says."
 
 
 def test_a_request_context_has_what_the_kernel_reads() -> None:
@@ -419,7 +482,201 @@ def test_uri_templates_name_their_variables() -> None:
     assert not UriTemplate.parse("lib://books").variable_names
 
 
+# What a call sends to its client
+
+
+class Sent:
+    """What calls send, noted in place of being sent; questions are answered."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.questions: list[tuple[str, dict[str, Any], float | None]] = []
+        self.notifications: list[tuple[str, dict[str, Any]]] = []
+        self.closed = 0
+        monkeypatch.setattr(questions, "ask", self._ask)
+        monkeypatch.setattr(Call, "notify", self._notify)
+        monkeypatch.setattr(Call, "close_connection", self._close)
+
+    async def _ask(self, exchange: Exchange, method: str, params: Any, seconds: float | None) -> dict[str, Any]:
+        self.questions.append((method, dict(params or {}), seconds))
+        answers: dict[str, dict[str, Any]] = {
+            "elicitation/create": {"action": "accept", "content": {"mood": "glad"}},
+            "sampling/createMessage": {"role": "assistant", "content": {"type": "text", "text": "x"}, "model": "m"},
+            "roots/list": {"roots": [{"uri": "file:///a"}]},
+            "ping": {},
+        }
+        return answers[method]
+
+    async def _notify(self, method: str, params: Any, opts: Any = None) -> None:
+        self.notifications.append((method, dict(params or {})))
+
+    async def _close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
+    return Sent(monkeypatch)
+
+
+class Mood(BaseModel):
+    mood: str
+
+
+async def ran(server: MCPServer, tool: Callable[[Context], Awaitable[Any]]) -> dict[str, Any]:
+    """What a tool returns to a client that declared everything."""
+
+    @server.tool("tool", structured_output=False)
+    async def run(ctx: Context) -> str:
+        with warnings.catch_warnings():
+            # Much of it is deprecated in a later revision than those with a handshake.
+            warnings.simplefilter("ignore", MCPDeprecationWarning)
+            return str(await tool(ctx))
+
+    def never(params: dict[str, Any]) -> dict[str, Any]:
+        raise AssertionError("the test answers for the client")
+
+    methods = ("elicitation/create", "sampling/createMessage", "roots/list")
+    async with connect(server, answers=dict.fromkeys(methods, never)) as client:
+        result = await client.call_tool("tool")
+    assert not result.get("isError"), result
+    return result
+
+
+async def test_a_form_is_asked_for_by_these_params_on_the_calls_own_channel(server: MCPServer, sent: Sent) -> None:
+    async def tool(ctx: Context) -> Any:
+        answer = await ctx.elicit("How are you?", Mood)
+        assert answer.action == "accept"
+        return answer.data.mood
+
+    result = await ran(server, tool)
+    assert result["content"][0]["text"] == "glad"
+    ((method, params, seconds),) = sent.questions
+    assert (method, params["mode"], seconds) == ("elicitation/create", "form", None), "questions.check_elicitation"
+    assert params["requestedSchema"]["properties"]["mood"] == {"title": "Mood", "type": "string"}
+
+
+async def test_a_url_is_asked_for_by_its_mode(server: MCPServer, sent: Sent) -> None:
+    await ran(server, lambda ctx: ctx.elicit_url("Pay", "https://pay.example", "e1"))
+    ((method, params, _seconds),) = sent.questions
+    assert (method, params["mode"]) == ("elicitation/create", "url"), "questions.check_elicitation"
+    assert (params["url"], params["elicitationId"]) == ("https://pay.example", "e1")
+
+
+async def test_sampling_names_tools_only_if_it_has_some(server: MCPServer, sent: Sent) -> None:
+    message = mcp_types.SamplingMessage(role="user", content=mcp_types.TextContent(type="text", text="hi"))
+    await ran(server, lambda ctx: ctx.session.create_message([message], max_tokens=1))
+    ((method, params, _seconds),) = sent.questions
+    assert method == "sampling/createMessage"
+    assert not {"tools", "toolChoice"} & set(params), "questions.check_sampling tells by these keys."
+    wanted = mcp_types.CreateMessageRequestParams(
+        messages=[message], max_tokens=1, tools=[], tool_choice=mcp_types.ToolChoice()
+    )
+    assert {"tools", "toolChoice"} <= set(wanted.model_dump(by_alias=True, exclude_none=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [("list_roots", "roots/list"), ("send_ping", "ping")], ids=["roots", "ping"]
+)
+async def test_questions_without_a_related_request_come_to_the_call_as_well(
+    server: MCPServer, sent: Sent, name: str, method: str
+) -> None:
+    await ran(server, lambda ctx: getattr(ctx.session, name)())
+    assert [asked for asked, _params, _seconds in sent.questions] == [method], (
+        "They go to connection.outbound, which Kernel._runner makes the call: they ride its stream."
+    )
+
+
+async def test_the_patience_of_a_question_comes_as_an_option(server: MCPServer, sent: Sent) -> None:
+    ping, empty = mcp_types.PingRequest(), mcp_types.EmptyResult
+    await ran(server, lambda ctx: ctx.session.send_request(ping, empty, request_read_timeout_seconds=7))
+    assert sent.questions == [("ping", {}, 7)], "Call.send_raw_request: opts['timeout']"
+
+
+async def test_a_question_that_cannot_be_asked_is_told_to_the_model_in_our_words(server: MCPServer) -> None:
+    @server.tool()
+    async def ask(ctx: Context) -> str:
+        return (await ctx.elicit("How are you?", Mood)).action
+
+    async with connect(server) as client:
+        result = await client.call_tool("ask")
+    assert result["isError"]
+    assert "did not declare the capability `elicitation`" in result["content"][0]["text"], (
+        "ClientCannot must come through the SDK's elicit() as it was raised by Call.send_raw_request."
+    )
+
+
+async def test_progress_is_the_calls_own(server: MCPServer, sent: Sent) -> None:
+    async def tool(ctx: Context) -> None:
+        await ctx.report_progress(1, 2, "half")
+        await ctx.report_progress(2)
+
+    await ran(server, tool)
+    assert [method for method, _params in sent.notifications] == ["notifications/progress"] * 2, "Call.progress"
+    (_method, first), (_method, second) = sent.notifications
+    assert first == {"progressToken": 2, "progress": 1, "total": 2, "message": "half"}
+    assert second == {"progressToken": 2, "progress": 2}
+
+
+async def test_a_log_message_has_its_level_where_it_is_looked_for(server: MCPServer, sent: Sent) -> None:
+    await ran(server, lambda ctx: ctx.warning("careful"))
+    assert sent.notifications == [("notifications/message", {"level": "warning", "data": "careful"})], "Call._wanted"
+    assert get_args(mcp_types.LoggingLevel) == LOG_LEVELS, "calls.LOG_LEVELS, the least first"
+
+
+async def test_changes_are_told_by_the_names_that_standalone_streams_carry(server: MCPServer, sent: Sent) -> None:
+    async def tool(ctx: Context) -> None:
+        await ctx.session.send_tool_list_changed()
+        await ctx.session.send_prompt_list_changed()
+        await ctx.session.send_resource_list_changed()
+        await ctx.session.send_resource_updated("lib://a")
+
+    await ran(server, tool)
+    assert [method for method, _params in sent.notifications] == [*NOTICES.values()], (
+        "Call.notify tells by these methods what belongs on the session's standalone stream (calls.CHANGES)."
+    )
+
+
+async def test_the_callback_that_closes_a_stream_is_the_calls(server: MCPServer, sent: Sent) -> None:
+    await ran(server, lambda ctx: ctx.close_sse_stream())
+    assert sent.closed == 1, "Call.message_metadata.close_sse_stream must be what ctx.close_sse_stream() calls."
+
+
+async def test_its_own_notices_need_a_bus_that_we_do_not_have() -> None:
+    with pytest.raises(ValueError, match="not available"):
+        await SDKContext[Any, Any](mcp_server=None).notify_tools_changed()
+    # If they work without one now, Context.notify_* may no longer be needed.
+
+
 # mcp_types
+
+
+@pytest.mark.parametrize(
+    ("declared", "expected"),
+    [
+        ({}, (False, False, False, False, False, False)),
+        ({"elicitation": {}}, (True, False, False, False, False, False)),
+        ({"elicitation": {"form": {}}}, (True, True, False, False, False, False)),
+        ({"elicitation": {"url": {}}}, (True, False, True, False, False, False)),
+        ({"sampling": {}}, (False, False, False, True, False, False)),
+        ({"sampling": {"tools": {}}}, (False, False, False, True, True, False)),
+        ({"roots": {"listChanged": True}}, (False, False, False, False, False, True)),
+    ],
+    ids=str,
+)
+def test_what_a_client_declared_is_told_by_what_is_not_none(
+    declared: dict[str, Any], expected: tuple[bool, ...]
+) -> None:
+    capabilities = ClientCapabilities.model_validate(declared)
+    elicitation, sampling = capabilities.elicitation, capabilities.sampling
+    found = [
+        elicitation,
+        elicitation and elicitation.form,
+        elicitation and elicitation.url,
+        sampling,
+        sampling and sampling.tools,
+        capabilities.roots,
+    ]
+    assert tuple(value is not None for value in found) == expected, "questions.check and what it calls"
 
 
 def test_the_versions_with_a_handshake_are_those_that_this_package_knows() -> None:
@@ -456,6 +713,14 @@ def test_initialize_params_are_read_by_their_wire_names_only() -> None:
 
 async def a_tool(query: str) -> str:
     return query
+
+
+def a_tool_without_arguments() -> str:
+    return "books"
+
+
+async def nothing(ctx: Any, params: Any) -> mcp_types.EmptyResult:
+    return mcp_types.EmptyResult()
 
 
 async def a_prompt(mood: str, count: int = 1) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import inspect
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -23,7 +24,7 @@ from opentelemetry import context as otel
 
 from mcp_django import threads
 from mcp_django.testing import inline
-from tests.unit.waiting import SECONDS, aeventually, happens
+from tests.unit.waiting import SECONDS, aeventually, eventually, happens
 
 pytestmark = pytest.mark.anyio
 
@@ -271,12 +272,88 @@ class TestRunSync:
     def test_the_pool_is_bounded_and_made_once(self) -> None:
         with override_settings(MCP_DJANGO_CALL_THREADS=3):
             threads.pool.cache_clear()
+            release, entered = threading.Event(), threading.Semaphore(0)
+
+            def hold() -> bool:
+                entered.release()
+                return release.wait(SECONDS)
+
             try:
-                assert threads.pool()._max_workers == 3
                 assert threads.pool() is threads.pool()
+                held = [threads.pool().submit(hold) for _ in range(5)]
+                for _thread in range(3):
+                    assert entered.acquire(timeout=SECONDS), "three calls run at once"
+                assert sum(future.running() for future in held) == 3
+                release.set()
+                for future in held:
+                    assert future.result(SECONDS)
             finally:
+                release.set()
                 threads.pool().shutdown()
                 threads.pool.cache_clear()
+
+
+class TestPool:
+    @pytest.fixture
+    def pool(self) -> Iterator[threads.Pool]:
+        pool = threads.Pool(2, "mcp-django-test")
+        yield pool
+        pool.shutdown()
+
+    def test_one_thread_serves_calls_that_come_one_after_another(self, pool: threads.Pool) -> None:
+        def served() -> bool:
+            """Whether the thread that ran the last call is ready for the next one."""
+            return pool._waiting == pool._threads
+
+        names = set()
+        for _call in range(5):
+            names.add(pool.submit(threading.current_thread).result(SECONDS).name)
+            eventually(served, "the thread waits for the next call")
+        assert names == {"mcp-django-test-1"}
+
+    def test_its_threads_do_not_keep_the_process_from_ending(self, pool: threads.Pool) -> None:
+        assert pool.submit(threading.current_thread).result(SECONDS).daemon
+
+    def test_an_exception_reaches_whoever_waits_and_the_thread_goes_on(self, pool: threads.Pool) -> None:
+        def fail() -> None:
+            raise SystemExit("not the thread's end")
+
+        with pytest.raises(SystemExit):
+            pool.submit(fail).result(SECONDS)
+        assert pool.submit(str, 7).result(SECONDS) == "7"
+
+    def test_a_call_that_was_cancelled_while_it_waited_is_not_run(self, pool: threads.Pool) -> None:
+        release = threading.Event()
+        held = [pool.submit(release.wait, SECONDS) for _ in range(2)]
+        ran: list[int] = []
+        futures = [pool.submit(ran.append, number) for number in range(3)]
+        assert futures[1].cancel()
+        release.set()
+        for future in [*held, futures[0], futures[2]]:
+            future.result(SECONDS)
+        assert sorted(ran) == [0, 2]
+
+    def test_nobody_waits_for_its_end_but_what_was_submitted_is_done(self, pool: threads.Pool) -> None:
+        release = threading.Event()
+        held = [pool.submit(release.wait, SECONDS) for _ in range(3)]
+        ended = [thread for thread in threading.enumerate() if thread.name.startswith("mcp-django-test")]
+        pool.shutdown()
+        release.set()
+        for future in held:
+            assert future.result(SECONDS)
+        for thread in ended:
+            thread.join(SECONDS)
+            assert not thread.is_alive()
+
+    def test_what_a_call_held_is_let_go_with_it(self, pool: threads.Pool) -> None:
+        class Large:
+            pass
+
+        large = Large()
+        gone = weakref.ref(large)
+        pool.submit(id, large).result(SECONDS)
+        del large
+        eventually(lambda: gone() is None, "the thread has let go of what it was called with")
 
 
 def by_name(isbn: str, *, count: int = 1) -> str:
