@@ -21,7 +21,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CACHE = ROOT / ".cache" / "clients"
 PYTHON_ONE = "mcp>=1.30,<2"
-TYPESCRIPT = "@modelcontextprotocol/sdk@^1.29.0"
+TYPESCRIPT_ONE = "@modelcontextprotocol/sdk@^1.29.0"
+TYPESCRIPT_TWO = "@modelcontextprotocol/client@^2.4.0"
 INSTALL_SECONDS = 300
 ANSWER_SECONDS = 90
 
@@ -56,6 +57,8 @@ class Driver:
             answered = selector.select(ANSWER_SECONDS)
         line = self.process.stdout.readline() if answered else ""
         if not line:
+            # What it may still say would be taken for the answer to something else.
+            self.process.kill()
             pytest.fail(f"The client gave no answer to {do!r}:\n{self.errors.read_text(errors='replace')[-4000:]}")
         answer = json.loads(line)
         if not answer["ok"]:
@@ -111,20 +114,33 @@ def python_one(errors: Path) -> Driver:
     return Driver([python, "-m", "tests.clients.python_one"], errors, PYTHONPATH=str(ROOT))
 
 
-def typescript(errors: Path) -> Driver:
+def typescript_one(errors: Path) -> Driver:
+    return typescript("1", TYPESCRIPT_ONE, HERE / "typescript_one.mjs", errors)
+
+
+def typescript_two(errors: Path) -> Driver:
+    return typescript("2", TYPESCRIPT_TWO, HERE / "typescript_two.mjs", errors)
+
+
+def typescript(release: str, package: str, driver: Path, errors: Path) -> Driver:
     node, npm = shutil.which("node"), shutil.which("npm")
     if not node or not npm:
-        unavailable("the TypeScript client needs node and npm on PATH")
-    home = CACHE / "ts"
+        unavailable("the TypeScript clients need node and npm on PATH")
+    home = CACHE / f"ts{release}"
     with installation(home) as wanted:
         if wanted:
             (home / "package.json").write_text('{"private": true}')
             options = ["--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
-            install([npm, "install", *options, "--prefix", home, TYPESCRIPT], "the TypeScript client")
-    return Driver([node, HERE / "typescript.mjs"], errors, NODE_MODULES_HOME=str(home))
+            install([npm, "install", *options, "--prefix", home, package], f"the TypeScript client {release}.x")
+    return Driver([node, driver], errors, NODE_MODULES_HOME=str(home))
 
 
-CLIENTS = {"python-2": python_two, "python-1": python_one, "typescript": typescript}
+CLIENTS = {
+    "python-2": python_two,
+    "python-1": python_one,
+    "typescript-2": typescript_two,
+    "typescript-1": typescript_one,
+}
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""An app of the clients' tests: a tool that the demo has no use for."""
