@@ -95,6 +95,19 @@ class Database:
         (row,) = self.rows(f"SELECT {', '.join(columns)} FROM mcp_django_session WHERE id = %s", digest)
         return row
 
+    def unfinished_streams(self, raw_id: str | None) -> int:
+        """How many of a session's exchanges have not had their last answer."""
+        assert raw_id is not None
+        of_session = "SELECT count(*) FROM mcp_django_stream WHERE session_id = %s"
+        unfinished = f"{of_session} AND finished_at IS NULL AND standalone = %s"
+        return int(self.value(unfinished, hashlib.sha256(raw_id.encode()).hexdigest(), False))
+
+    def questions_of(self, raw_id: str | None) -> list[tuple[str, str]]:
+        """Status and answer (JSON) of each question that a session was asked, in the order in which it was."""
+        assert raw_id is not None
+        asked = "SELECT status, answer_json FROM mcp_django_clientrequest WHERE session_id = %s ORDER BY asked_at"
+        return [(status, answer) for status, answer in self.rows(asked, hashlib.sha256(raw_id.encode()).hexdigest())]
+
     def sessions_of(self, client_name: str) -> int:
         """How many sessions a client of that name has ever begun."""
         return int(self.value("SELECT count(*) FROM mcp_django_session WHERE client_name = %s", client_name))

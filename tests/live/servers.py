@@ -40,8 +40,12 @@ def command(kind: str, port: int) -> list[str]:
             arguments = ["-b", "127.0.0.1", "-p", str(port), APPLICATION]
         case "granian":
             arguments = ["--interface", "asgi", "--host", "127.0.0.1", "--port", str(port), APPLICATION]
+        case "gunicorn":
+            arguments = ["-k", "asgi", "-b", f"127.0.0.1:{port}", APPLICATION]
+        case "runserver":
+            return [sys.executable, "manage.py", "runserver", f"127.0.0.1:{port}"]
         case _:
-            raise ValueError(f"Unknown server {kind!r}: expected one of {', '.join(KINDS)}.")
+            raise ValueError(f"Unknown server {kind!r}: expected one of {', '.join(KINDS)}, gunicorn, runserver.")
     return [sys.executable, "-m", kind, *arguments]
 
 
@@ -55,15 +59,18 @@ def environment(database_url: str, **more: str) -> dict[str, str]:
     }
 
 
-def manage(database_url: str, *arguments: str) -> None:
-    subprocess.run(
+def manage(database_url: str, *arguments: str, **more: str) -> str:
+    """Run a management command and return what it printed."""
+    done = subprocess.run(
         [sys.executable, "manage.py", *arguments],
         cwd=ROOT,
-        env=environment(database_url),
+        env=environment(database_url, **{"LIVE_LOG_LEVEL": "WARNING", **more}),
         check=True,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         timeout=300,
+        text=True,
     )
+    return done.stdout
 
 
 def free_port() -> int:
@@ -107,18 +114,22 @@ class Server:
         self.secrets: set[str] = set()
         self.process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
-        self.http = httpx.Client(
-            base_url=self.url(),
-            timeout=60,
-            trust_env=False,
-            limits=httpx.Limits(max_connections=128, max_keepalive_connections=128),
-        )
+        self.http = self._pool()
 
     def __repr__(self) -> str:
         return f"<{self.kind}, {self.entry} entry, port {self.port}>"
 
     def url(self, path: str = "") -> str:
         return f"http://127.0.0.1:{self.port}{path}"
+
+    def _pool(self) -> httpx.Client:
+        limits = httpx.Limits(max_connections=128, max_keepalive_connections=128)
+        return httpx.Client(base_url=self.url(), timeout=60, trust_env=False, limits=limits)
+
+    def disconnect(self) -> None:
+        """Close the idle connections that this client keeps alive. Some servers wait for them when they stop."""
+        self.http.close()
+        self.http = self._pool()
 
     @property
     def output(self) -> str:
@@ -157,16 +168,49 @@ class Server:
         self.process = None
         wait_until(self.is_silent, f"{self!r} and its children are gone")
 
-    def terminate(self) -> float:
-        """SIGTERM to the main process, as a supervisor does; returns how long it took to end."""
+    @property
+    def pid(self) -> int:
+        """Of the main process, which is the one that serves under uvicorn and daphne."""
+        assert self.process is not None, f"{self!r} does not run"
+        return self.process.pid
+
+    def terminate(self, number: signal.Signals = signal.SIGTERM) -> float:
+        """SIGTERM to the main process, as a supervisor does, or SIGINT to all of them, as a terminal does on Ctrl-C.
+
+        Returns:
+            how long it took to end, in seconds.
+        """
         assert self.process is not None, f"{self!r} does not run"
         started = time.monotonic()
-        self.process.terminate()
+        if number == signal.SIGINT:
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
         self.process.wait(timeout=STOP_SECONDS)
         elapsed = time.monotonic() - started
         self.process = None
         wait_until(self.is_silent, f"{self!r} leaves no child behind")
         return elapsed
+
+    def freeze(self) -> None:
+        """SIGSTOP: it lives and does nothing."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        os.killpg(self.pid, signal.SIGCONT)
+
+    def memory(self) -> int:
+        """Resident bytes of the main process."""
+        (line,) = (row for row in self._proc("status").splitlines() if row.startswith("VmRSS:"))
+        return int(line.split()[1]) * 1024
+
+    def threads(self) -> int:
+        """How many threads the main process has."""
+        return sum(1 for _ in Path(f"/proc/{self.pid}/task").iterdir())
+
+    def _proc(self, name: str) -> str:
+        return Path(f"/proc/{self.pid}/{name}").read_text()
 
     def is_silent(self) -> bool:
         """Nobody listens on the port. (Dead children may stay zombies for a while: nobody waits for them.)"""

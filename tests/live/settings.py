@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 from demo_project.settings import *
 from demo_project.settings import INSTALLED_APPS as DEMO_APPS
 
 # The app named daphne is for runserver alone, and Twisted would cost every start a quarter more.
-INSTALLED_APPS = [*(app for app in DEMO_APPS if app != "daphne"), "tests.live.app"]
+RUNSERVER = os.environ.get("LIVE_RUNSERVER") == "1"
+INSTALLED_APPS = [*(app for app in DEMO_APPS if app != "daphne" or RUNSERVER), "tests.live.app"]
 ROOT_URLCONF = "tests.live.urls"
 
 MCP_DJANGO_STORE_TIMEOUT = float(os.environ.get("LIVE_STORE_TIMEOUT", "5"))
+if STREAM_RETENTION := os.environ.get("LIVE_STREAM_RETENTION"):
+    MCP_DJANGO_STREAM_RETENTION = timedelta(seconds=float(STREAM_RETENTION))
 
 # What is written here is searched for session ids and tokens: DEBUG shows the worst.
 LOGGING = {
@@ -20,7 +24,7 @@ LOGGING = {
     "formatters": {"plain": {"format": "%(levelname)s %(name)s %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "loggers": {
-        name: {"level": "DEBUG", "handlers": ["console"], "propagate": False}
+        name: {"level": os.environ.get("LIVE_LOG_LEVEL", "DEBUG"), "handlers": ["console"], "propagate": False}
         for name in ("django", "mcp_django", "mcp")
     },
 }

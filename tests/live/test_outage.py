@@ -13,7 +13,9 @@ import pytest
 from tests.live.databases import Database
 from tests.live.fixtures import Serve
 from tests.live.gate import Gate
+from tests.live.measuring import note
 from tests.live.servers import ENTRIES, Server, wait_until
+from tests.live.streams import check_whole
 from tests.live.wire import Client
 
 pytestmark = pytest.mark.live
@@ -22,6 +24,9 @@ DEADLINE = 1.0
 # Beside the deadline for one read there may be one for a write, and the machine is busy with other tests.
 SLACK = 3.0
 BACK_SECONDS = 15.0
+FAILOVER_SECONDS = 20.0
+# What projects have that set nothing.
+STORE_TIMEOUT = 5.0
 
 # How the database goes away, and how it comes back.
 OUTAGES: dict[str, tuple[Callable[[Gate], None], Callable[[Gate], None]]] = {
@@ -184,6 +189,40 @@ def test_outages_one_after_the_other_are_survived_under_every_server(
         check_unavailable(client)
         back(gate)
         check_back(client, count=turn + 1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("outage", OUTAGES)
+def test_a_failover_of_20_seconds_kills_no_running_call(
+    outage: str, gate: Gate, serve_through: Callable[..., Server], database: Database
+) -> None:
+    producer, follower = serve_through(deadline=STORE_TIMEOUT), serve_through(deadline=STORE_TIMEOUT)
+    client = Client(producer).initialize()
+    client.at(follower).call("session_info")
+    away, back = OUTAGES[outage]
+    # One is read where it runs, the other elsewhere; a third ends while the database is away.
+    here = client.start("slow_progress", "here", steps=30, seconds=6)
+    there = client.start("slow_progress", "there", steps=30, seconds=6)
+    ending = client.start("slow_progress", "ending", steps=2, seconds=2)
+    with here, there, ending:
+        got = {"here": here.messages(3), "there": there.messages(3), "ending": ending.messages(1)}
+    with client.at(follower).resume(there) as there, client.resume(here) as here, client.resume(ending) as ending:
+        for stream in (here, there, ending):
+            assert stream.status() == 200
+        away(gate)
+        # All leases run out meanwhile, and nobody may take anybody for dead over it.
+        time.sleep(FAILOVER_SECONDS)
+        for stream in (here, there, ending):
+            assert not stream.ended
+        back(gate)
+        returned = time.monotonic()
+        got["here"] += here.rest()
+        got["there"] += there.rest()
+        got["ending"] += ending.rest()
+    note(f"{outage}: the last answer {time.monotonic() - returned:.1f} s after the database was back", database)
+    for token, messages in got.items():
+        check_whole(messages, 2 if token == "ending" else 30, token)
+    check_back(client, count=1)
 
 
 @pytest.mark.parametrize("entry", ENTRIES)

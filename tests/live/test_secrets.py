@@ -31,7 +31,15 @@ def use(server: Server, path: str, token: str) -> Client:
     else:
         client.call("session_info")
         client.call("count")
-    assert client.send("GET").status_code == 405
+        with client.start("slow_progress", "token", steps=3, seconds=0) as call:
+            call.messages(1)
+        with client.resume(call) as resumed:
+            assert len(resumed.rest()) == 3
+        stream_the_session_id(server, token)
+    with client.listen() as listening:
+        listening.frame()
+    with client.resume(listening) as resumed:
+        resumed.frame()
     assert client.send("PUT").status_code == 405
     headers = client.headers() | {"Content-Type": "application/json"}
     assert server.http.post(path, headers=headers, content=b"{").status_code == 400
@@ -39,6 +47,19 @@ def use(server: Server, path: str, token: str) -> Client:
     foreign = headers | {"Origin": "https://elsewhere.example"}
     assert server.http.post(path, headers=foreign, content=b"{}").status_code == 403
     return client
+
+
+def stream_the_session_id(server: Server, token: str) -> None:
+    """A result that holds the session id, on a stream and so in a row: what stands there is not the id."""
+    client = Client(server, version="2025-03-26", token=token).initialize()
+    batch = [
+        client.call_message("slow_progress", "token", steps=1, seconds=0.2),
+        client.call_message("session_info"),
+    ]
+    with client.open("POST", batch) as answers:
+        found = answers.rest()
+    (info,) = [message["result"] for message in found if message.get("id") == batch[1]["id"]]
+    assert info["structuredContent"]["session_id"] == "[session id]"
 
 
 @pytest.mark.parametrize("entry", ENTRIES)

@@ -1,4 +1,4 @@
-"""An MCP client of a few lines over httpx: what it sends and gets is in plain sight."""
+"""An MCP client of a few lines, over httpx and plain sockets: what it sends and gets is in plain sight."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from threading import Barrier
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
+
+from tests.live.streams import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,12 +42,14 @@ class Client:
         version: str = "2025-11-25",
         token: str | None = None,
         name: str = "live-tests",
+        capabilities: dict[str, Any] | None = None,
     ) -> None:
         self.server = server
         self.path = path
         self.version = version
         self.token = token
         self.name = name
+        self.capabilities = capabilities or {}
         self.session_id: str | None = None
         self.ids = itertools.count(1)
         if token:
@@ -71,7 +75,7 @@ class Client:
     def handshake(self) -> httpx.Response:
         """Send `initialize` alone and return the response, whatever it is."""
         info = {"name": self.name, "version": "1.0"}
-        params = {"protocolVersion": self.version, "capabilities": {}, "clientInfo": info}
+        params = {"protocolVersion": self.version, "capabilities": self.capabilities, "clientInfo": info}
         response = self.send("POST", self.message("initialize", params))
         if given := response.headers.get("mcp-session-id"):
             self.server.secrets.add(given)
@@ -107,9 +111,52 @@ class Client:
     def delete(self) -> httpx.Response:
         return self.send("DELETE")
 
+    # Streams
+
+    def open(self, http_method: str, body: object = None, after: str | None = None) -> Stream:
+        """Send a request on a connection of its own and return the response while it is under way."""
+        content = b"" if body is None else json.dumps(body).encode()
+        headers = self.headers() | {"Host": f"127.0.0.1:{self.server.port}", "Connection": "close"}
+        if body is not None:
+            headers |= {"Content-Type": "application/json", "Content-Length": str(len(content))}
+        if after is not None:
+            headers["Last-Event-ID"] = after
+        lines = [f"{http_method} {self.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+        request = "\r\n".join([*lines, "", ""]).encode("latin-1") + content
+        return Stream(self.server.port, request, after, body.get("id") if isinstance(body, dict) else None)
+
+    def start(self, tool: str, progress: str | None = None, **arguments: object) -> Stream:
+        """Call a tool and return the response while it is under way. `progress` is the progress token."""
+        return self.open("POST", self.call_message(tool, progress, **arguments))
+
+    def call_message(self, tool: str, progress: str | None = None, **arguments: object) -> dict[str, Any]:
+        params: dict[str, Any] = {"name": tool, "arguments": arguments}
+        if progress is not None:
+            params["_meta"] = {"progressToken": progress}
+        return self.message("tools/call", params)
+
+    def listen(self, after: str | None = None) -> Stream:
+        """GET: the standalone stream, or what comes after an event id."""
+        return self.open("GET", after=after)
+
+    def resume(self, broken: Stream) -> Stream:
+        """Go on where another connection broke."""
+        assert broken.last_id is not None, "The connection broke before its first event id."
+        return self.listen(broken.last_id)
+
+    def answer(self, question: object, result: dict[str, Any]) -> httpx.Response:
+        """Answer a question of the server's."""
+        return self.send("POST", {"jsonrpc": "2.0", "id": question, "result": result})
+
+    def cancel(self, request_id: object) -> httpx.Response:
+        """Cancel a request of ours."""
+        params = {"requestId": request_id, "reason": "not needed any more"}
+        return self.send("POST", {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
+
     def at(self, server: Server) -> Client:
         """The same session on another server."""
         other = Client(server, path=self.path, version=self.version, token=self.token, name=self.name)
+        other.capabilities = self.capabilities
         other.session_id = self.session_id
         if self.session_id:
             server.secrets.add(self.session_id)

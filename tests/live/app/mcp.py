@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any, TypedDict
 
 from django.contrib.contenttypes.models import ContentType
 from django.db.models import QuerySet
 
 from mcp_django import Context, Handler, RestoreMarker, tool
+from mcp_django.models import Process, ProcessQuerySet
+from mcp_django.store import ORMStore, session_store
 from tests.live.app.server import live
 
 MEETING_SECONDS = 30
@@ -17,6 +20,8 @@ MEETING_SECONDS = 30
 parties: dict[str, threading.Barrier] = {}
 parties_lock = threading.Lock()
 restores: dict[str, asyncio.Event] = {}
+semaphores: dict[str, asyncio.Semaphore] = {}
+walking: set[str] = set()
 
 
 class Met(TypedDict):
@@ -101,6 +106,70 @@ class Slow(Handler):
     async def waiting(self) -> Remembered:
         """Which clients' restores wait."""
         return {"value": [name for name, event in restores.items() if not event.is_set()]}
+
+
+@live.tool()
+async def stepwise(party: str, steps: int, ctx: Context) -> Met:
+    """Report progress each time that `let_step` is called, in this process, and then come back."""
+    walking.add(party)
+    try:
+        for step in range(1, steps + 1):
+            await asyncio.wait_for(steps_of(party).acquire(), MEETING_SECONDS)
+            await ctx.report_progress(step, steps)
+    finally:
+        walking.discard(party)
+    return {"rows": steps}
+
+
+@live.tool()
+async def is_walking(party: str) -> Remembered:
+    """Whether `stepwise` or `stick` runs, in this process."""
+    return {"value": party in walking}
+
+
+@live.tool()
+async def let_step(party: str) -> Remembered:
+    """Let `stepwise` take one more step."""
+    steps_of(party).release()
+    return {"value": party}
+
+
+def steps_of(party: str) -> asyncio.Semaphore:
+    return semaphores.setdefault(party, asyncio.Semaphore(0))
+
+
+@live.tool()
+async def may_judge() -> Remembered:
+    """Whether this process may take others for dead whose lease ran out."""
+    store = session_store()
+    return {"value": isinstance(store, ORMStore) and store.heartbeat.may_judge}
+
+
+@live.tool()
+async def is_alive(pid: int) -> Remembered:
+    """Whether a process has renewed its lease in time."""
+    return {"value": await Process.objects.filter(pk__in=ProcessQuerySet(Process).alive(), pid=pid).aexists()}
+
+
+@live.tool()
+def stick(party: str, seconds: float) -> Met:
+    """Keep a thread busy, whatever anybody wants."""
+    walking.add(party)
+    time.sleep(seconds)
+    return {"rows": 0}
+
+
+@live.tool()
+async def tell(text: str, ctx: Context) -> Remembered:
+    """Send this session a notification on its standalone stream."""
+    await live.anotify_session(ctx.session_key, "notifications/message", {"level": "info", "data": text})
+    return {"value": text}
+
+
+@live.tool()
+async def session_key(ctx: Context) -> str:
+    """The key of the session's row."""
+    return ctx.session_key
 
 
 @live.tool()
