@@ -16,14 +16,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks import entry, memory, restore, rows, throughput
+from benchmarks import entry, events, follow, memory, progress, restore, rows, throughput
 from benchmarks.databases import Databases
 from benchmarks.environments import with_mcpz
 from benchmarks.errors import BenchmarkError
 from benchmarks.load import Load, require_wrk
 from benchmarks.processes import require_proc
-from benchmarks.report import Table, progress, put_into
-from benchmarks.servers import Server, mcpz, official_sdk, official_sdk_json, this_project
+from benchmarks.report import Table, put_into
+from benchmarks.report import progress as tell
+from benchmarks.servers import (
+    Server,
+    mcpz,
+    official_sdk,
+    official_sdk_json,
+    official_sdk_with_events,
+    this_project,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,10 @@ class Sizes:
     restarts: int
     rows: int
     row_sessions: int
+    event_rounds: int
+    event_seconds: int
+    followed_rounds: int
+    followed_events: int
 
 
 DEFAULT = Sizes(
@@ -53,6 +65,10 @@ DEFAULT = Sizes(
     restarts=3,
     rows=1_000_000,
     row_sessions=1_000,
+    event_rounds=5,
+    event_seconds=3,
+    followed_rounds=3,
+    followed_events=100,
 )
 QUICK = Sizes(
     load=Load(seconds=1),
@@ -65,6 +81,10 @@ QUICK = Sizes(
     restarts=1,
     rows=50_000,
     row_sessions=300,
+    event_rounds=1,
+    event_seconds=1,
+    followed_rounds=1,
+    followed_events=20,
 )
 
 
@@ -77,10 +97,11 @@ class Outcome(Protocol):
 class Benchmarks:
     """The parts, by the names they have on the command line."""
 
-    def __init__(self, sizes: Sizes, directory: Path) -> None:
+    def __init__(self, sizes: Sizes, directory: Path, database_url: str, redis_url: str) -> None:
         self._sizes = sizes
         self._directory = directory
-        self._databases = Databases(directory)
+        self._databases = Databases(directory, database_url)
+        self._redis_url = redis_url
 
     def throughput(self) -> Outcome:
         servers = [*self._servers_with_sessions(), *_mcpz_if_available()]
@@ -108,6 +129,17 @@ class Benchmarks:
     def entry(self) -> Outcome:
         return entry.measure(self._databases, self._sizes.load, self._sizes.rounds, self._directory)
 
+    def progress(self) -> Outcome:
+        servers = [this_project(self._databases.fresh()), official_sdk_with_events()]
+        return progress.measure(servers, self._sizes.load, self._sizes.rounds, self._directory)
+
+    def events(self) -> Outcome:
+        return events.measure(self._databases, self._sizes.event_seconds, self._sizes.event_rounds)
+
+    def follow(self) -> Outcome:
+        sizes = self._sizes
+        return follow.measure(self._databases, self._redis_url, sizes.followed_events, sizes.followed_rounds)
+
     def _servers_with_sessions(self) -> list[Server]:
         return [this_project(self._databases.fresh()), official_sdk(), official_sdk_json()]
 
@@ -118,6 +150,9 @@ PARTS: dict[str, Callable[[Benchmarks], Outcome]] = {
     "restore": Benchmarks.restore,
     "rows": Benchmarks.rows,
     "entry": Benchmarks.entry,
+    "progress": Benchmarks.progress,
+    "events": Benchmarks.events,
+    "follow": Benchmarks.follow,
 }
 
 
@@ -143,12 +178,13 @@ def _run(parts: Sequence[str], sizes: Sizes) -> tuple[dict[str, Any], str]:
     printed = [", ".join(f"{name} {value}" for name, value in report["environment"].items()) + ".\n"]
     print(*printed)
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as directory:
-        benchmarks = Benchmarks(sizes, Path(directory))
+        urls = (os.environ.get(name, "") for name in ("DATABASE_URL", "REDIS_URL"))
+        benchmarks = Benchmarks(sizes, Path(directory), *urls)
         for part in parts:
             started = time.monotonic()
             outcome: Any = PARTS[part](benchmarks)
             tables = [str(table) for table in outcome.tables()]
-            progress(f"{part}: {time.monotonic() - started:.0f} s")
+            tell(f"{part}: {time.monotonic() - started:.0f} s")
             report[part] = asdict(outcome)
             printed += tables
             print(*tables, sep="\n", flush=True)
@@ -159,7 +195,7 @@ def _mcpz_if_available() -> list[Server]:
     try:
         environment = with_mcpz()
     except BenchmarkError as error:
-        progress(f"without django-mcpz: {error}")
+        tell(f"without django-mcpz: {error}")
         return []
     return [mcpz(environment.python, environment.version)]
 

@@ -45,9 +45,9 @@ class Client:
     def add(self, session_id: str | None, number: int) -> None:
         """Call ``add(number, 1)`` and check the answer."""
         if session_id is None:
-            status, _, body = self._post(wire.modern_headers(), wire.MODERN_CALL % (number, number))
+            status, _, body = self._post(wire.modern_headers(), wire.ADD.modern % (number, number))
         else:
-            status, _, body = self._post(wire.legacy_headers(session_id), wire.LEGACY_CALL % (number, number))
+            status, _, body = self._post(wire.legacy_headers(session_id), wire.ADD.legacy % (number, number))
         message = _message(body) if status == 200 else {}
         result = message.get("result", {}).get("structuredContent", {}).get("result")
         if message.get("id") != number or result != number + 1:

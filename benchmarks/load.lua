@@ -1,4 +1,4 @@
--- Calls add(n, 1) on the sessions of a plan (see load.py) in turn, and checks every answer: status 200, and n + 1 for n.
+-- Calls a tool on the sessions of a plan (see load.py) in turn, and checks every answer.
 
 local plan, number
 local threads = {}
@@ -21,10 +21,36 @@ function request()
   return head .. "Content-Length: " .. #body .. "\r\n\r\n" .. body
 end
 
-function response(status, headers, body)
+local right = {}
+
+-- add(n, 1): n + 1 for n.
+function right.add(body)
   local id = body:match('"id":%s*(%d+)')
   local result = body:match('"structuredContent":%s*{%s*"result":%s*(%d+)')
-  if status ~= 200 or not id or not result or tonumber(result) ~= tonumber(id) + 1 then
+  return id and result and tonumber(result) == tonumber(id) + 1
+end
+
+-- slow_progress(3, 0): the progress events 1, 2, 3 with the token n, then the result for n; all with event ids, and
+-- before them a priming event.
+function right.progress(body)
+  local token, events = nil, 0
+  for event in body:gmatch('data: ({[^\r\n]+)') do
+    events = events + 1
+    if events == 4 then
+      if not event:match('"structuredContent":%s*{%s*"steps":%s*3%s*}') then return false end
+      if event:match('"id":%s*(%d+)') ~= token then return false end
+    else
+      if tonumber(event:match('"progress":%s*([%d.]+)')) ~= events then return false end
+      if event:match('"progressToken":%s*(%d+)') ~= (token or event:match('"progressToken":%s*(%d+)')) then return false end
+      token = event:match('"progressToken":%s*(%d+)')
+    end
+  end
+  local _, ids = ("\n" .. body):gsub('[\r\n]id: [^\r\n]+', '')
+  return events == 4 and ids == 5
+end
+
+function response(status, headers, body)
+  if status ~= 200 or not right[plan.call](body) then
     if wrong == 0 then
       io.stderr:write("first wrong answer: ", status, " ", body:sub(1, 300), "\n")
     end

@@ -31,6 +31,7 @@ class Load:
     connections: int = 16
     sessions: int = 64
     seconds: int = 2
+    call: wire.Call = wire.ADD
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def prepare_sessions(endpoint: Endpoint, load: Load) -> list[str]:
 
 def run(server: Running, session_ids: list[str], load: Load) -> Sample:
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as plan:
-        plan.write(_plan(server.endpoint, session_ids))
+        plan.write(_plan(server.endpoint, session_ids, load.call))
         plan.flush()
         cpu_before = cpu_seconds(server.pid)
         outcome = _wrk(server.endpoint, load, plan.name)
@@ -94,16 +95,17 @@ def _wrk(endpoint: Endpoint, load: Load, plan: str) -> dict[str, float]:
     return outcome
 
 
-def _plan(endpoint: Endpoint, session_ids: list[str]) -> str:
+def _plan(endpoint: Endpoint, session_ids: list[str], call: wire.Call) -> str:
     """A Lua table; strings go through ``json.dumps``: in plain ASCII both languages escape alike."""
     if endpoint.has_sessions:
         heads = [_head(endpoint, wire.legacy_headers(session_id)) for session_id in session_ids]
-        body = wire.LEGACY_CALL
+        body = call.legacy
     else:
         heads = [_head(endpoint, wire.modern_headers())]
-        body = wire.MODERN_CALL
+        body = call.modern
     listed = ",\n".join(json.dumps(head) for head in heads)
-    return f"return {{ first = {next(_BLOCKS)}, body = {json.dumps(body)}, heads = {{\n{listed}\n}} }}\n"
+    strings = f"call = {json.dumps(call.name)}, body = {json.dumps(body)}"
+    return f"return {{ first = {next(_BLOCKS)}, {strings}, heads = {{\n{listed}\n}} }}\n"
 
 
 def _head(endpoint: Endpoint, headers: dict[str, str]) -> str:

@@ -136,6 +136,10 @@ def official_sdk_json() -> Server:
     return _official_sdk("official SDK, stateful, JSON", "with_json_responses")
 
 
+def official_sdk_with_events() -> Server:
+    return _official_sdk("official SDK, stateful, event store in memory", "with_event_store")
+
+
 def _official_sdk(name: str, factory: str) -> Server:
     application = f"benchmarks.peers.official_sdk:{factory}"
     return Server(name, (*_UVICORN, "--port", "{port}", "--factory", application), "/mcp")
@@ -154,13 +158,14 @@ def mcpz(python: Path, version: str) -> Server:
     return Server(f"django-mcpz {version}, WSGI, no sessions", command, "/mcp", has_sessions=False)
 
 
-def django_environment(database: Path) -> dict[str, str]:
-    """The demo project's environment: this database, DEBUG off, nothing inherited that matters."""
+def django_environment(database: Path | str, redis: str = "") -> dict[str, str]:
+    """The demo project's environment: this database (a SQLite file or a URL), DEBUG off, nothing inherited that
+    matters."""
     return {
         "DJANGO_SETTINGS_MODULE": "demo_project.settings",
-        "DATABASE_URL": f"sqlite:///{database}",
+        "DATABASE_URL": database if isinstance(database, str) else f"sqlite:///{database}",
         "DEBUG": "0",
-        "REDIS_URL": "",
+        "REDIS_URL": redis,
         "SESSION_STORE": "",
     }
 

@@ -1,8 +1,9 @@
-"""What goes over the wire: the one call that everything here measures, in both eras of the protocol."""
+"""What goes over the wire: the calls that are measured, in both eras of the protocol."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 LEGACY_VERSION = "2025-11-25"
@@ -28,24 +29,46 @@ INITIALIZE = json.dumps(
 INITIALIZED = json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"})
 
 
-def _call_template(meta: dict[str, Any] | None) -> str:
-    params: dict[str, Any] = {"name": "add", "arguments": {"a": "NUMBER", "b": 1}}
+@dataclass(frozen=True)
+class Call:
+    """A call as it is sent, and how its answer is to be checked.
+
+    Args:
+        name: by which the load generator knows how to check answers (``load.lua``).
+        legacy, modern: the message, formatted with the same number twice, by Python's ``%`` or Lua's
+            ``string.format``. Every answer can be checked by itself, whichever connection it came in on.
+    """
+
+    name: str
+    legacy: str
+    modern: str = ""
+
+
+def _template(name: str, arguments: dict[str, Any], meta: dict[str, Any] | None = None) -> str:
+    """A call in which ``NUMBER`` is to become its number, twice: the request id, and another."""
+    params: dict[str, Any] = {"name": name, "arguments": arguments}
     if meta is not None:
         params["_meta"] = meta
     call = {"jsonrpc": "2.0", "id": "NUMBER", "method": "tools/call", "params": params}
     return json.dumps(call).replace('"NUMBER"', "%d")
 
 
-# Formatted with the same number twice, by Python's ``%`` or Lua's ``string.format``: call number n asks for
-# n + 1, so that every answer can be checked by itself, whichever connection it came in on.
-LEGACY_CALL = _call_template(None)
-MODERN_CALL = _call_template(
-    {
-        "io.modelcontextprotocol/protocolVersion": MODERN_VERSION,
-        "io.modelcontextprotocol/clientInfo": {"name": "benchmark", "title": "Benchmark", "version": "1.0"},
-        "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}},
-    }
+# Call number n asks for n + 1.
+ADD = Call(
+    "add",
+    legacy=_template("add", {"a": "NUMBER", "b": 1}),
+    modern=_template(
+        "add",
+        {"a": "NUMBER", "b": 1},
+        {
+            "io.modelcontextprotocol/protocolVersion": MODERN_VERSION,
+            "io.modelcontextprotocol/clientInfo": {"name": "benchmark", "title": "Benchmark", "version": "1.0"},
+            "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}},
+        },
+    ),
 )
+# Call number n asks for three progress events with the token n.
+PROGRESS = Call("progress", legacy=_template("slow_progress", {"steps": 3, "seconds": 0}, {"progressToken": "NUMBER"}))
 
 
 def opening_headers() -> dict[str, str]:
