@@ -3,12 +3,14 @@
 #   PYTHON=python3.12                   the interpreter for a new environment
 #   VENV=.venv-py312                    the environment's folder
 #   DJANGO='django>=5.2,<5.3'           a Django release other than the newest
+#   JOBS=1                              how many processes share the tests; they mostly wait for servers
 #   ARGS='-k restore -x'                more arguments for pytest or the benchmarks
 #   DATABASE_URL=..., REDIS_URL=...     run on these instead of SQLite and memory
 VENV ?= .venv
 PYTHON ?=
 DJANGO ?=
 PORT ?= 8000
+JOBS ?= 3
 ARGS ?=
 
 PY := $(VENV)/bin/python
@@ -28,7 +30,7 @@ install: ## the environment with everything for development
 	@$(PREPARE) dev
 
 test: install ## the tests; on DATABASE_URL and REDIS_URL where set
-	@"$(PY)" -m pytest $(ARGS)
+	@"$(PY)" -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 test-long: install ## the same kinds of tests with large counts
 	@"$(PY)" -m pytest -m long $(ARGS)

@@ -58,7 +58,7 @@ class Pool(Executor):
         self._name = name
         self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._lock = threading.Lock()
-        self._threads = 0
+        self._threads: list[threading.Thread] = []
         self._waiting = 0
         self._queued = 0
 
@@ -67,16 +67,21 @@ class Pool(Executor):
         with self._lock:
             self._work.put((future, functools.partial(fn, *args, **kwargs)))
             self._queued += 1
-            if self._queued > self._waiting and self._threads < self._size:
-                self._threads += 1
+            if self._queued > self._waiting and len(self._threads) < self._size:
+                name = f"{self._name}-{len(self._threads) + 1}"
+                thread = threading.Thread(target=self._run, name=name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
                 self._waiting += 1
-                threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let the threads end when they are through; nobody waits for them."""
+        """Let the threads end, and close their connections, when they are through with what was submitted."""
         for _thread in range(self._size):
             self._work.put(None)
+        if wait:
+            for thread in self._threads:
+                thread.join()
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
@@ -93,6 +98,7 @@ class Pool(Executor):
             del work, future, fn
             with self._lock:
                 self._waiting += 1
+        close_connections()
 
 
 @functools.lru_cache(maxsize=1)

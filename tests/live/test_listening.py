@@ -12,7 +12,7 @@ from tests.live.app import TOKEN_PREFIX
 from tests.live.databases import Database
 from tests.live.fixtures import Serve, serving
 from tests.live.measuring import QUIET, note
-from tests.live.servers import Server
+from tests.live.servers import Server, wait_until
 from tests.live.streams import Stream
 from tests.live.wire import LIVE, Client
 
@@ -123,7 +123,9 @@ def test_a_session_that_is_ended_on_one_process_ends_its_streams_on_the_other(
     assert reads(first)
     held = listening.enter_context(client.listen())
     assert not reads(held)
-    call = listening.enter_context(client.start("stepwise", "token", party="nobody lets it step", steps=1))
+    party = "nobody lets it step"
+    call = listening.enter_context(client.start("stepwise", "token", party=party, steps=1))
+    wait_until(lambda: client.call("is_walking", party=party)["value"], "The tool runs")
     assert client.at(servers[1]).delete().status_code == 204
     assert first.rest() == []
     assert held.rest() == []

@@ -7,6 +7,7 @@ to live, with what they have begun.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import uuid
@@ -73,6 +74,7 @@ class Processes:
         dead = self.streams
         before = await self.another()
         dead.watcher.stop()
+        await asyncio.to_thread(dead.wakeups.stop)
         for call in tuple(dead.calls):
             assert call._task is not None
             # Not the way in which a client or a session's end does it: nobody writes an answer.
@@ -87,6 +89,7 @@ class Processes:
             for kept in self._memories.pop(process).values():
                 assert not kept.streams.calls
                 kept.streams.watcher.stop()
+                kept.streams.wakeups.stop()
 
     async def lose_lease(self, process: uuid.UUID) -> None:
         """A process has not renewed its lease for long: it died, or it is frozen."""
@@ -138,7 +141,9 @@ def forget() -> None:
     stop_heartbeat()
     leave_streams()
     while _left:
-        _left.pop().watcher.stop()
+        left = _left.pop()
+        left.watcher.stop()
+        left.wakeups.stop()
     sessions._sessions.clear()
     processes._ids.clear()
     if notices._own_sender.cache_info().currsize:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 
+from mcp_django import streams
 from mcp_django.models import Session as Row
+from mcp_django.wakeups import Wakeups
 from tests.protocol.client import Client, Session
 from tests.protocol.entries import application_of
 
 pytestmark = pytest.mark.anyio
 
 REQUESTS = 20
+
+
+@pytest.fixture(autouse=True)
+def no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client connects in a thread of its own, and leaves cycles at that."""
+    monkeypatch.setattr(streams, "Wakeups", partial(Wakeups, layer=lambda: None))
 
 
 async def quick_call(session: Session) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import hypothesis
 import pytest
+from django.core.management.sql import emit_post_migrate_signal
+from django.db import DEFAULT_DB_ALIAS
 from django.test import override_settings
 
 from mcp_django import server as servers_module
@@ -14,6 +17,9 @@ from mcp_django.memory import MemoryStore
 from mcp_django.processes import Heartbeat
 from mcp_django.store import ORMStore, session_store
 from tests.unit.waiting import end_lane
+
+if TYPE_CHECKING:
+    from pytest_django import DjangoDbBlocker
 
 # A deadline for one example would measure how busy the machine is.
 hypothesis.settings.register_profile(
@@ -25,6 +31,14 @@ hypothesis.settings.load_profile("unit")
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(autouse=True, scope="package")
+def permissions_are_back(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """Tests with few apps empty the tables of content types and permissions, and make none anew."""
+    yield
+    with django_db_blocker.unblock():
+        emit_post_migrate_signal(verbosity=0, interactive=False, db=DEFAULT_DB_ALIAS)
 
 
 @pytest.fixture

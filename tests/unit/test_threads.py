@@ -303,7 +303,7 @@ class TestPool:
     def test_one_thread_serves_calls_that_come_one_after_another(self, pool: threads.Pool) -> None:
         def served() -> bool:
             """Whether the thread that ran the last call is ready for the next one."""
-            return pool._waiting == pool._threads
+            return pool._waiting == len(pool._threads)
 
         names = set()
         for _call in range(5):
@@ -333,17 +333,23 @@ class TestPool:
             future.result(SECONDS)
         assert sorted(ran) == [0, 2]
 
-    def test_nobody_waits_for_its_end_but_what_was_submitted_is_done(self, pool: threads.Pool) -> None:
+    def test_whoever_does_not_wait_for_its_end_gets_all_that_was_submitted(self, pool: threads.Pool) -> None:
         release = threading.Event()
         held = [pool.submit(release.wait, SECONDS) for _ in range(3)]
-        ended = [thread for thread in threading.enumerate() if thread.name.startswith("mcp-django-test")]
-        pool.shutdown()
+        pool.shutdown(wait=False)
+        assert not any(future.done() for future in held)
         release.set()
         for future in held:
             assert future.result(SECONDS)
-        for thread in ended:
-            thread.join(SECONDS)
-            assert not thread.is_alive()
+
+    def test_threads_that_end_close_their_connections(
+        self, pool: threads.Pool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        closed: list[str] = []
+        monkeypatch.setattr(threads, "close_connections", lambda: closed.append(threading.current_thread().name))
+        pool.submit(str).result(SECONDS)
+        pool.shutdown(wait=True)
+        assert closed == ["mcp-django-test-1"]
 
     def test_what_a_call_held_is_let_go_with_it(self, pool: threads.Pool) -> None:
         class Large:

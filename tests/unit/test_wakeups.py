@@ -206,7 +206,8 @@ def nothing_is_left_open() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody loses patience only because the machine is busy."""
+    """Nobody loses patience only because the machine is busy; threads that other tests left are not counted."""
+    monkeypatch.setattr(wakeups, "THREAD", "mcp-django-test-wakeups")
     for name in ("SEND_TIMEOUT", "ECHO_TIMEOUT", "FAREWELL_SECONDS"):
         monkeypatch.setattr(wakeups, name, SECONDS)
     for name in ("ROUND_SECONDS", "JOIN_SECONDS"):
