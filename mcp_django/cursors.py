@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Literal
@@ -85,7 +85,7 @@ class Cursor:
         self._written_at = 0.0
         self._limit = SLICE_EVENTS
 
-    async def frames(self) -> AsyncIterator[bytes]:
+    async def frames(self) -> AsyncGenerator[bytes, None]:
         """The bytes to send, until the stream or the connection is to end. Nothing is acquired before the first is
         asked for, since an iterator that never began never ends either."""
         self._loop = asyncio.get_running_loop()

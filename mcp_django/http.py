@@ -6,7 +6,7 @@ the entries can raise it and both entries answer it alike.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -108,7 +108,7 @@ class Response:
         status: int,
         body: bytes = b"",
         headers: list[tuple[str, str]] | None = None,
-        frames: AsyncIterator[bytes] | None = None,
+        frames: AsyncGenerator[bytes, None] | None = None,
     ) -> None:
         self.status = status
         self.body = body
@@ -209,7 +209,7 @@ def check_takes_stream(request: Request) -> None:
         raise refusal(406, jsonrpc.INVALID_REQUEST, "Accept must list text/event-stream.")
 
 
-def stream_response(frames: AsyncIterator[bytes]) -> Response:
+def stream_response(frames: AsyncGenerator[bytes, None]) -> Response:
     """An event stream."""
     return Response(200, headers=STREAM_HEADERS.copy(), frames=frames)
 

@@ -7,7 +7,7 @@ body: some clients drop the whole connection on any other status, so 4xx is for 
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from operator import itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -134,7 +134,7 @@ def check_caps(session: LiveSession) -> None:
         raise too_many_streams("process")
 
 
-async def resumed(visit: Visit, session: LiveSession, event_id: str) -> AsyncIterator[bytes]:
+async def resumed(visit: Visit, session: LiveSession, event_id: str) -> AsyncGenerator[bytes, None]:
     """The frames that come after an event (Streamable HTTP, resumability).
 
     Raises:
@@ -178,7 +178,7 @@ def standalone(visit: Visit, session: LiveSession, place: Place | None) -> Stand
     )
 
 
-async def no_longer_kept(place: Place) -> AsyncIterator[bytes]:
+async def no_longer_kept(place: Place) -> AsyncGenerator[bytes, None]:
     """The end of a stream whose rows were pruned: an error for each of its requests."""
     text = "The answer to this request is no longer kept (MCP_DJANGO_STREAM_RETENTION). Send the request again."
     for request_id in place.request_ids:

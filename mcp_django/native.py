@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -132,7 +132,7 @@ async def serve(server: MCPServer, scope: Scope, receive: Receive, send: Send) -
         await send_frames(response.frames, receive, send)
 
 
-async def send_frames(frames: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
+async def send_frames(frames: AsyncGenerator[bytes, None], receive: Receive, send: Send) -> None:
     """Send an event stream until it ends or its reader goes away."""
     sending = asyncio.current_task()
     assert sending is not None
@@ -148,7 +148,7 @@ async def send_frames(frames: AsyncIterator[bytes], receive: Receive, send: Send
     listening = asyncio.create_task(notice_disconnect())
     more = True
     try:
-        async with aclosing(frames):  # type: ignore[type-var]
+        async with aclosing(frames):
             async for frame in frames:
                 more = not isinstance(frame, Last)
                 await send({"type": "http.response.body", "body": frame, "more_body": more})

@@ -17,7 +17,7 @@ the client.
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
@@ -156,7 +156,7 @@ class Client:
         self.session_id = dict(response.headers).get("Mcp-Session-Id", self.session_id)
         return dict(answer)
 
-    async def _follow(self, frames: AsyncIterator[bytes]) -> Any:
+    async def _follow(self, frames: AsyncGenerator[bytes, None]) -> Any:
         """Read an event stream to the answer, and answer what is asked meanwhile."""
         answer: Any = {}
         async for chunk in frames:

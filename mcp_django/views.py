@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from django.core.handlers.asgi import ASGIRequest
@@ -39,7 +40,7 @@ def view_of(server: MCPServer) -> View:
         if response.frames is not None:
             # The encoding keeps GZipMiddleware away, which would press each frame and wrap the stream twice.
             headers = {**dict(response.headers), "Content-Encoding": "identity"}
-            return StreamingHttpResponse(response.frames, status=response.status, headers=headers)
+            return EventStream(response.frames, status=response.status, headers=headers)
         answer = HttpResponse(response.body, status=response.status, headers=dict(response.headers))
         if not response.body:
             del answer["Content-Type"]
@@ -53,6 +54,19 @@ def view_of(server: MCPServer) -> View:
     # Who may come in is the server's to say, and a redirect to a login page helps no client.
     view.login_required = False
     return view
+
+
+class EventStream(StreamingHttpResponse):
+    """A response whose frames end with it: Django closes only its own wrapper when the reader goes away."""
+
+    def __init__(self, frames: AsyncGenerator[bytes, None], **kwargs: Any) -> None:
+        super().__init__(frames, **kwargs)
+        self._frames = frames
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async with aclosing(self._frames):
+            async for frame in super().__aiter__():
+                yield frame
 
 
 def patterns_of(server: MCPServer) -> list[URLPattern]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from django.conf import settings
@@ -41,7 +41,7 @@ class Connection:
         self.begun = asyncio.Event()
         """Set once the first bytes were sent."""
 
-    async def carry(self, frames: AsyncIterator[bytes]) -> None:
+    async def carry(self, frames: AsyncGenerator[bytes, None]) -> None:
         """Send a whole stream."""
         await native.send_frames(frames, self._receive, self._send)
 
@@ -63,7 +63,7 @@ async def open_session() -> tuple[str, LiveSession]:
     return session_id, await sessions().find(Visit(everything.kernel, session_id, ANONYMOUS, request({})))
 
 
-async def resumed(session_id: str, event_id: str) -> AsyncIterator[bytes]:
+async def resumed(session_id: str, event_id: str) -> AsyncGenerator[bytes, None]:
     """The frames after an event, as a GET with ``Last-Event-ID`` gets them."""
     http = request({"Mcp-Session-Id": session_id, "Last-Event-ID": event_id})
     response = await legacy.get(everything.kernel, ANONYMOUS, http)

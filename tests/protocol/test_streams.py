@@ -322,12 +322,7 @@ async def test_a_slow_reader_holds_up_nobody_and_costs_bounded_memory(client: Cl
 
 @pytest.mark.usefixtures("client_goes_away")
 @pytest.mark.filterwarnings("ignore:Unclosed file <tempfile:ResourceWarning")
-async def test_a_slow_reader_that_goes_away_leaves_nothing_behind(
-    client: Client, entry: Entry, request: pytest.FixtureRequest
-) -> None:
-    if entry == "view":
-        reason = "Django closes only its own wrapper of the frames; the view's response is to close ours."
-        request.applymarker(pytest.mark.xfail(reason=reason))
+async def test_a_slow_reader_that_goes_away_leaves_nothing_behind(client: Client) -> None:
     session = await client.open()
     exchange = session.begin(with_progress(session.tool("steps", steps=2 * TAIL_EVENTS)), slow=True)
     stream = await exchange.stream()
