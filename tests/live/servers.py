@@ -55,6 +55,7 @@ def environment(database_url: str, **more: str) -> dict[str, str]:
         "DJANGO_SETTINGS_MODULE": SETTINGS,
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
         **more,
     }
 
@@ -186,11 +187,21 @@ class Server:
             os.killpg(self.process.pid, number)
         else:
             self.process.send_signal(number)
-        self.process.wait(timeout=STOP_SECONDS)
+        self._wait()
         elapsed = time.monotonic() - started
         self.process = None
         wait_until(self.is_silent, f"{self!r} leaves no child behind")
         return elapsed
+
+    def _wait(self) -> None:
+        """Wait for the end. Where it does not come, the output tells what each thread is doing instead."""
+        assert self.process is not None
+        try:
+            self.process.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            # PYTHONFAULTHANDLER makes of it a dump of all threads.
+            os.killpg(self.process.pid, signal.SIGABRT)
+            raise
 
     def freeze(self) -> None:
         """SIGSTOP: it lives and does nothing."""
