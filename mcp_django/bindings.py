@@ -8,7 +8,7 @@ import inspect
 import logging
 import typing
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from mcp.server.mcpserver import Resolve
 from mcp.server.mcpserver.context import Context as SDKContext
@@ -29,6 +29,9 @@ from mcp_django.handlers import Enabled, Registration
 logger = logging.getLogger("mcp_django.calls")
 
 Switch = Callable[[], Awaitable[bool]]
+
+# What a model may read of, and do something about; see explained().
+EXPLAINED: Final = (HandlerError, SessionNotFound, StoreUnavailable)
 
 current_context: contextvars.ContextVar[Context] = contextvars.ContextVar("mcp_django_context")
 """The context of the running handler, for those that the SDK gives none: static resources and completions."""
@@ -71,7 +74,7 @@ def prepared(registration: Registration) -> Callable[..., Awaitable[Any]]:
             args = (current_call.get().session.handlers[handler_class], *args)
         try:
             return await run(*args, **kwargs)
-        except (HandlerError, SessionNotFound, StoreUnavailable) as error:
+        except EXPLAINED as error:
             # The SDK takes another exception for a crash and withholds its text.
             raise (ResourceError if kind == "resource" else ToolError)(explained(error)) from error
 

@@ -21,7 +21,13 @@ from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.lowlevel.server import NotificationOptions
 from mcp.server.mcpserver import MCPServer as SDKServer
 from mcp.server.mcpserver.context import Context as SDKContext
-from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError, UnexpectedResourceError
+from mcp.server.mcpserver.exceptions import (
+    ResourceError,
+    ResourceNotFoundError,
+    ToolError,
+    UnexpectedResourceError,
+    UnexpectedToolError,
+)
 from mcp.server.models import InitializationOptions
 from mcp.server.runner import ServerRunner
 from mcp.shared.dispatcher import OnNotify, OnRequest
@@ -49,6 +55,7 @@ from pydantic import AnyUrl, ValidationError
 
 from mcp_django import jsonrpc, threads
 from mcp_django.bindings import (
+    EXPLAINED,
     Resources,
     Switch,
     check_parameters,
@@ -61,7 +68,7 @@ from mcp_django.bindings import (
 )
 from mcp_django.calls import Call, current_call
 from mcp_django.context import Context
-from mcp_django.exceptions import HandlerError, HookFailed, SessionNotFound, StoreUnavailable
+from mcp_django.exceptions import HookFailed, SessionNotFound, StoreUnavailable
 from mcp_django.handlers import Kind, Registration, RestoreMarker
 from mcp_django.pagination import LISTS, page
 
@@ -191,7 +198,7 @@ class Kernel(SDKServer[Any]):
             raise
         except ValidationError as error:
             raise MCPError(jsonrpc.INVALID_PARAMS, f"Invalid params: {fields_of(error)}") from None
-        except (HandlerError, SessionNotFound, StoreUnavailable) as error:
+        except EXPLAINED as error:
             raise MCPError(jsonrpc.INTERNAL_ERROR, explained(error)) from None
         except Exception:
             logger.exception("method=%s failed", method)
@@ -274,21 +281,33 @@ class Kernel(SDKServer[Any]):
         offered = self._switches["tool"].get(name)
         if self._tool_manager.get_tool(name) is None or (offered is not None and not await offered()):
             raise MCPError(jsonrpc.INVALID_PARAMS, f"Unknown tool: {name}. Ask tools/list for the tools there are.")
-        return await super().call_tool(name, arguments, self._own(context))
+        try:
+            return await super().call_tool(name, arguments, self._own(context))
+        except UnexpectedToolError as error:
+            # What a resolver asks is asked by the SDK, and what goes wrong then is no crash.
+            if isinstance(error.__cause__, EXPLAINED):
+                raise ToolError(f"Error executing tool {name}: {explained(error.__cause__)}") from error
+            raise
 
     async def read_resource(
         self, uri: AnyUrl | str, context: SDKContext[Any, Any] | None = None
     ) -> Iterable[ReadResourceContents] | InputRequiredResult:
+        # A handler that reads a resource of its server gets the SDK's errors, and may do without.
+        nested = current_context.get(None) is not None
         own = self._own(context)
         try:
             return await super().read_resource(uri, own)
         except ResourceNotFoundError as error:
+            if nested:
+                raise
             modern = own.protocol_version in MODERN_PROTOCOL_VERSIONS
             code = jsonrpc.INVALID_PARAMS if modern else jsonrpc.RESOURCE_NOT_FOUND
             raise MCPError(code, str(error), {"uri": str(uri)}) from None
         except UnexpectedResourceError as error:
             if isinstance(error.__cause__, ValidationError):
                 text = f"Invalid variables: {fields_of(error.__cause__)}"
+                if nested:
+                    raise ResourceError(text) from None
                 raise MCPError(jsonrpc.INVALID_PARAMS, text, {"uri": str(uri)}) from None
             raise
 

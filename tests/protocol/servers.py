@@ -14,8 +14,8 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import translation
-from mcp.server.mcpserver import Resolve
-from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver import Elicit, Resolve
+from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
 from mcp.shared.exceptions import MCPError
 from mcp_types import Completion, SamplingMessage, TextContent, Tool
 from pydantic import BaseModel
@@ -384,6 +384,17 @@ async def ask(ctx: Context) -> Value:
     return {"value": answer.data.mood if answer.action == "accept" else answer.action}
 
 
+def mood_of_user() -> Elicit[Mood]:
+    """A resolver that leaves the asking to the SDK."""
+    return Elicit("How do you do?", Mood)
+
+
+@main.tool()
+async def ask_by_resolver(answer: Annotated[Mood, Resolve(mood_of_user)]) -> Value:
+    """Ask the user before the tool runs."""
+    return {"value": answer.mood}
+
+
 @main.tool()
 async def ask_by_url(ctx: Context) -> Value:
     """Ask the user to open a page."""
@@ -503,6 +514,16 @@ def rate_of(price: int) -> int:
     """A sync resolver: runs the ORM, so it must not run in the event loop."""
     User.objects.count()
     return 10 if price > 100 else 0
+
+
+@main.tool()
+async def excerpt(uri: str, ctx: Context) -> Value:
+    """Read a resource of this server, and go without if there is none."""
+    try:
+        (content,) = await ctx.read_resource(uri)
+    except ResourceNotFoundError:
+        return {"value": "went without"}
+    return {"value": str(content.content)}
 
 
 @main.tool()

@@ -235,6 +235,11 @@ async def test_a_static_resource_with_a_context_knows_each_reader(client: Client
 UNKNOWN_URIS = ["test://nothing", "test://books", "other://books/1", "test://books/1/2"]
 
 
+async def test_a_tool_may_read_resources_of_its_server_and_go_without_those_that_do_not_exist(client: Client) -> None:
+    session = await client.open()
+    assert await session.call("excerpt", uri="no://such") == {"value": "went without"}
+
+
 async def test_an_unknown_resource_is_32002_and_names_the_uri(client: Client) -> None:
     session = await client.open()
     for uri in UNKNOWN_URIS:

@@ -232,6 +232,7 @@ def open_connections() -> Iterator[list[Any]]:
 CANNOT: list[tuple[str, dict[str, Any], str, dict[str, Any], str]] = [
     (LATEST, {}, "ask", {}, "`elicitation`"),
     (LATEST, {"sampling": {}, "roots": {}}, "ask", {}, "`elicitation`"),
+    (LATEST, {}, "ask_by_resolver", {}, "form elicitation"),
     (LATEST, {"elicitation": {"url": {}}}, "ask", {}, "`elicitation.url` alone"),
     (LATEST, {}, "ask_by_url", {}, "`elicitation`"),
     (LATEST, FORM, "ask_by_url", {}, "`elicitation.url`"),
@@ -265,6 +266,20 @@ async def test_any_elicitation_capability_of_2025_06_18_means_forms(client: Clie
     stream, question = await asked(session)
     await session.answer(question, FINE)
     assert await value_of(stream) == "fine"
+
+
+async def test_a_resolver_asks_too(client: Client) -> None:
+    stream, question = await asked(session := await client.open(capabilities=FORM), "ask_by_resolver")
+    await session.answer(question, FINE)
+    assert await value_of(stream) == "fine"
+
+
+async def test_what_keeps_a_resolver_from_asking_is_told(client: Client, settings: Settings) -> None:
+    settings.MCP_DJANGO_MAX_EVENT_BYTES = 100
+    session = await client.open(capabilities=FORM)
+    response = await session.begin(session.tool("ask_by_resolver")).response()
+    assert response.result["isError"]
+    assert "MCP_DJANGO_MAX_EVENT_BYTES" in text_of(response.result)
 
 
 async def test_a_refused_question_can_be_gone_without(client: Client) -> None:
