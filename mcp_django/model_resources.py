@@ -17,7 +17,6 @@ from urllib.parse import quote
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Model
 from django.db.models.signals import class_prepared, post_save, pre_delete
-from django.db.transaction import on_commit
 from django.utils.functional import cached_property
 
 from mcp_django import notices
@@ -110,17 +109,14 @@ class Declaration:
     def _changed(self, instance: Model, using: str, *, listed: bool) -> None:
         try:
             uri = self.uri_of(instance)
-            if uri is not None:
-                # After this database's commit; the notice's own is after that of the database which sessions are in.
-                on_commit(functools.partial(self._tell, uri, listed and self.list_changed), using=using, robust=True)
+            if uri is None:
+                return
+            notices.notify(self.server, "resource", uri, using=using)
+            if listed and self.list_changed:
+                notices.notify(self.server, "resources", using=using)
         except Exception:
             # A notice is advice, the change is not.
             logger.exception("resource=%s: a row changed, and nobody could be told", self.uri)
-
-    def _tell(self, uri: str, list_changed: bool) -> None:
-        notices.notify(self.server, "resource", uri)
-        if list_changed:
-            notices.notify(self.server, "resources")
 
 
 def has_value(model: type[Model], name: str) -> bool:

@@ -17,14 +17,14 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth.models import Group
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection, connections, models, transaction
-from django.test.utils import isolate_apps
+from django.db import DatabaseError, connection, connections, models, transaction
+from django.test.utils import CaptureQueriesContext, isolate_apps
 from django.utils.functional import cached_property as django_cached_property
 from hypothesis import given
 from hypothesis import strategies as st
 from mcp.shared.uri_template import UriTemplate
 
-from mcp_django import resource_updates
+from mcp_django import resource_updates, visits
 from mcp_django.models import Topic
 
 if TYPE_CHECKING:
@@ -183,6 +183,30 @@ class TestTransactions:
                 Watched.objects.create(name="bob")
                 transaction.set_rollback(True)
         assert set(raised()) == {"resource groups://ada"}
+
+    def test_all_rows_of_a_transaction_are_told_in_one_more(self) -> None:
+        with CaptureQueriesContext(connection) as queries, transaction.atomic():
+            for number in range(50):
+                Watched.objects.create(name=f"ada{number}")
+        assert [query["sql"] for query in queries].count("COMMIT") == 2
+        assert set(raised()) == {f"resource groups://ada{number}" for number in range(50)}
+
+    def test_one_notice_that_the_database_refuses_takes_no_other_along(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        write = visits.write
+
+        def refuse(items: list[Any]) -> list[Any]:
+            if any(item.uri == "groups://bob" for item in items):
+                raise DatabaseError("not this one")
+            return write(items)
+
+        monkeypatch.setattr(visits, "write", refuse)
+        with transaction.atomic():
+            for name in ("ada", "bob", "eve"):
+                Watched.objects.create(name=name)
+        assert set(raised()) == {"resource groups://ada", "resource groups://eve"}
+        assert "could not be written" in caplog.text
 
     def test_a_deletion_that_is_rolled_back_is_not_told(self) -> None:
         Watched.objects.bulk_create([Watched(name="ada")])
@@ -401,7 +425,7 @@ MODELS = """
 import sys
 from django.apps import apps
 from django.contrib.auth.models import AbstractUser
-from mcp_django import resource_updates
+from mcp_django import resource_updates, visits
 
 assert not apps.models_ready
 
