@@ -166,7 +166,11 @@ class Client:
 
 
 def result_of(response: httpx.Response) -> Any:
-    message = response.json()
+    """The result, of a call that took its time, too: on a busy machine any call may become a stream."""
+    text = response.text
+    if response.headers["Content-Type"] == "text/event-stream":
+        (text,) = (line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: {"))
+    message = json.loads(text)
     if "error" in message:
         raise RPCError(message["error"])
     return message["result"]

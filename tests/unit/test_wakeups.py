@@ -862,7 +862,7 @@ class TestStop:
             here.wakeups.stop()
         assert threads() == []
         assert broker.count("group_discard") == 1
-        assert caplog.records == []
+        assert lines(caplog) == []
 
     def test_a_link_that_breaks_after_it_was_stopped_opens_no_breaker(self, start: Start, broker: Broker) -> None:
         here = start().listen()
