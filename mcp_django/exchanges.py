@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -96,17 +96,20 @@ class Exchange:
                 raise ClientCannot("Under WSGI nothing can be asked: the answer leaves in one piece.")
             return
         payload = self._payload(message)
-        async with self._locked():
-            if not self._is_over:
-                await self._send(payload, asks)
-            elif asks is not None:
-                raise ClientCannot("Nothing can be asked any more: the request is answered.")
+        if self.feed is None:
+            await unbroken(self._send(payload, asks))
+        else:
+            await self._send(payload, asks)
 
     async def _send(self, payload: str, asks: Question | None) -> None:
-        if self.feed is None:
-            await self._open(payload, asks)
-        else:
-            await self.streams.append(self.feed, payload, asks=asks)
+        async with self._locked():
+            if self._is_over:
+                if asks is not None:
+                    raise ClientCannot("Nothing can be asked any more: the request is answered.")
+            elif self.feed is None:
+                await self._open(payload, asks)
+            else:
+                await self.streams.append(self.feed, payload, asks=asks)
 
     @property
     def _is_over(self) -> bool:
@@ -126,8 +129,10 @@ class Exchange:
 
     async def open(self) -> None:
         """Have a stream, if there can be one."""
-        if not self.streams_allowed:
-            return
+        if self.streams_allowed and self.feed is None:
+            await unbroken(self._open_quietly())
+
+    async def _open_quietly(self) -> None:
         async with self._locked():
             if self.feed is None and self._pending:
                 await self._open()
@@ -201,9 +206,7 @@ class Exchange:
 
     def _take_long(self) -> None:
         self._timer = None
-        task = asyncio.get_running_loop().create_task(self._open_late())
-        _opening.add(task)
-        task.add_done_callback(_opening.discard)
+        going_on(self._open_late())
 
     async def _open_late(self) -> None:
         try:
@@ -214,6 +217,20 @@ class Exchange:
 
 
 _opening: set[asyncio.Task[None]] = set()
+
+
+async def unbroken(opening: Coroutine[Any, Any, None]) -> None:
+    """Open a stream to the end, even if the handler that needs it is cancelled: half a one would never end."""
+    await asyncio.shield(going_on(opening))
+
+
+def going_on(opening: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """The task of an opening that nobody need wait for."""
+    task = asyncio.get_running_loop().create_task(opening)
+    # The loop keeps only weak references to tasks.
+    _opening.add(task)
+    task.add_done_callback(_opening.discard)
+    return task
 
 
 def encoded(answer: dict[str, Any]) -> bytes:

@@ -14,6 +14,7 @@ from mcp_django.jsonrpc import RequestId
 
 if TYPE_CHECKING:
     from mcp_django.cursors import Cursor
+    from mcp_django.stream_batches import Append
 
 TAIL_EVENTS = 128
 TAIL_CHARACTERS = 128 * 1024
@@ -40,6 +41,7 @@ class Feed:
         "produced",
         "request_ids",
         "standalone",
+        "unsure",
     )
 
     def __init__(
@@ -62,6 +64,8 @@ class Feed:
         self.finished = finished
         self.first_closes = False
         """Whether the connection that the exchange began with is to close as soon as it is there."""
+        self.unsure: tuple[Append, ...] = ()
+        """What whoever wrote it did not wait for, or not long enough: at most one of these is the next event."""
         self.cursors: set[Cursor] = set()
         self._tail: deque[tuple[int, str]] = deque()
         self._size = 0

@@ -14,6 +14,7 @@ import secrets
 import uuid
 from collections import Counter
 from concurrent.futures import Future, InvalidStateError
+from dataclasses import replace
 from hashlib import sha256
 from itertools import count
 from time import monotonic
@@ -100,7 +101,7 @@ class Streams:
             raise StreamLost
         item = Append(feed.id, feed.last + 1, payload, asks=asks, finishes=finishes)
         try:
-            await self._commit(item)
+            item = await self._commit_next(feed, item)
         except StreamLost:
             logger.warning("stream=%x was ended by another process, which took this one for dead", feed.id)
             feed.lose()
@@ -112,6 +113,26 @@ class Streams:
         if finishes and not feed.cursors:
             self.feeds.pop(feed.id, None)
         self.wakeups.send(f"stream:{feed.id:x}")
+
+    async def _commit_next(self, feed: Feed, item: Append) -> Append:
+        """Append after what may be there already: whoever wrote the event before may have been cancelled meanwhile."""
+        unsure = feed.unsure
+        feed.unsure = (*unsure, item)
+        try:
+            await self._commit(item)
+        except StreamLost:
+            deadline = monotonic() + mcp_settings.STREAM_PATIENCE
+            for earlier in unsure:
+                if await self._is_there(earlier, deadline):
+                    break
+            else:
+                raise
+            feed.push(earlier.sequence, earlier.payload, finished=False)
+            item = replace(item, sequence=earlier.sequence + 1)
+            feed.unsure = (item,)
+            await self._commit(item)
+        feed.unsure = ()
+        return item
 
     async def _commit(self, item: Append) -> None:
         """Append, and if the database is away wait for it: a failover must not end a call."""

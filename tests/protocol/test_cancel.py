@@ -8,6 +8,8 @@ import pytest
 
 from mcp_django.models import Session as Row
 from mcp_django.models import Stream
+from mcp_django.stream_batches import Append
+from mcp_django.stream_store import ORMStreams
 from mcp_django.watcher import EVERYTHING
 from tests.protocol.client import Client, case, progress_of, together, with_progress
 from tests.protocol.layers import Broker
@@ -167,6 +169,37 @@ async def test_a_cancelled_call_s_stream_ends_with_32800(
     row = await Stream.objects.aget()
     assert row.finished_at is not None
     assert await row.events.acount() == 2
+
+
+@pytest.mark.parametrize(
+    ("step", "when", "told"), [(1, "before", [1]), (1, "after", [1]), (2, "before", [1]), (2, "after", [1, 2])]
+)
+async def test_a_call_that_is_cancelled_while_an_event_is_written_ends_its_stream_all_the_same(
+    client: Client, monkeypatch: pytest.MonkeyPatch, stage: Stage, step: int, when: str, told: list[int]
+) -> None:
+    append = ORMStreams.append
+    gate = stage.hold("writing")
+
+    async def slow_append(self: ORMStreams, item: Append) -> None:
+        if f'"progress":{step},' not in item.payload:
+            await append(self, item)
+        elif when == "before":
+            await stage.visit("writing")
+            await append(self, item)
+        else:
+            await append(self, item)
+            await stage.visit("writing")
+
+    monkeypatch.setattr(ORMStreams, "append", slow_append)
+    session = await client.open()
+    message = with_progress(session.tool("steps", steps=3))
+    exchange = session.begin(message)
+    await gate.reached()
+    assert (await session.cancel(message["id"])).status == 202
+    gate.open()
+    *events, answer = await (await exchange.stream()).rest()
+    assert (answer["id"], answer["error"]["code"]) == (message["id"], -32800)
+    assert progress_of(events) == told
 
 
 @pytest.mark.parametrize("tool", ["pause", "pause_in_thread", "pause_in_query"])
