@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import django
 import pytest
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session as BrowserSession
@@ -88,15 +86,6 @@ def watchers() -> set[threading.Thread]:
 @pytest.fixture
 def stage() -> Stage:
     return the_stage
-
-
-@pytest.fixture
-def client_goes_away() -> Iterator[None]:
-    """For tests in which it does: before Django 6, Django leaves the body's file open then. It is collected here,
-    so that no other test gets the warning."""
-    yield
-    if django.VERSION < (6,):
-        gc.collect()
 
 
 @pytest.fixture

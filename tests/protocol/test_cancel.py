@@ -357,8 +357,6 @@ async def test_an_id_may_be_used_again_after_a_cancel(client: Client, stage: Sta
     assert (await session.post(message)).result["structuredContent"] == {"value": 1}
 
 
-@pytest.mark.usefixtures("client_goes_away")
-@pytest.mark.filterwarnings("ignore:Unclosed file <tempfile:ResourceWarning")
 @pytest.mark.parametrize("tool", ["pause", "pause_in_thread"])
 @pytest.mark.parametrize("how", ["disconnect", "abort"])
 async def test_a_broken_connection_neither_stops_a_call_nor_loses_what_it_does(
@@ -379,8 +377,6 @@ async def test_a_broken_connection_neither_stops_a_call_nor_loses_what_it_does(
     await until_async(Row.objects.filter(state_json='{"paused":1}').aexists)
 
 
-@pytest.mark.usefixtures("client_goes_away")
-@pytest.mark.filterwarnings("ignore:Unclosed file <tempfile:ResourceWarning")
 async def test_a_client_that_goes_away_before_its_body_is_there_leaves_nothing_behind(client: Client) -> None:
     session = await client.open()
 

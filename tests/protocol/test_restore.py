@@ -346,8 +346,6 @@ async def test_different_sessions_are_restored_side_by_side(
     assert [response.status for response in await together(*exchanges)] == [200] * len(sessions)
 
 
-@pytest.mark.usefixtures("client_goes_away")
-@pytest.mark.filterwarnings("ignore:Unclosed file <tempfile:ResourceWarning")
 @pytest.mark.parametrize("how", ["disconnect", "abort"])
 async def test_a_waiter_that_goes_away_hurts_no_other(
     client: Client, server_processes: Processes, stage: Stage, how: str

@@ -251,8 +251,6 @@ async def test_log_messages_ride_the_stream_from_the_level_on_that_the_client_ch
 # Connections that break, and slow readers
 
 
-@pytest.mark.usefixtures("client_goes_away")
-@pytest.mark.filterwarnings("ignore:Unclosed file <tempfile:ResourceWarning")
 @pytest.mark.parametrize("how", ["disconnect", "abort"])
 async def test_a_broken_connection_neither_stops_nor_loses_a_call_that_streams(
     client: Client, stage: Stage, how: str
@@ -270,8 +268,6 @@ async def test_a_broken_connection_neither_stops_nor_loses_a_call_that_streams(
     assert messages[-1]["result"]["structuredContent"] == {"value": 3}
 
 
-@pytest.mark.usefixtures("client_goes_away")
-@pytest.mark.filterwarnings("ignore:Unclosed file <tempfile:ResourceWarning")
 @pytest.mark.parametrize("how", ["disconnect", "abort"])
 async def test_a_client_that_is_gone_before_the_first_message_loses_nothing_either(
     client: Client, stage: Stage, how: str
@@ -320,8 +316,6 @@ async def test_a_slow_reader_holds_up_nobody_and_costs_bounded_memory(client: Cl
     assert progress_of(await stream.rest()) == list(range(1, steps + 1))
 
 
-@pytest.mark.usefixtures("client_goes_away")
-@pytest.mark.filterwarnings("ignore:Unclosed file <tempfile:ResourceWarning")
 async def test_a_slow_reader_that_goes_away_leaves_nothing_behind(client: Client) -> None:
     session = await client.open()
     exchange = session.begin(with_progress(session.tool("steps", steps=2 * TAIL_EVENTS)), slow=True)
