@@ -178,12 +178,15 @@ class Server:
     def terminate(self, number: signal.Signals = signal.SIGTERM) -> float:
         """SIGTERM to the main process, as a supervisor does, or SIGINT to all of them, as a terminal does on Ctrl-C.
 
+        But for granian: its main process signals the workers once more, and a worker with open streams that gets two
+        signals sometimes blocks for ever in granian's own handler (2.8.7, `WorkerSignal.set`; 2 of 90 times).
+
         Returns:
             how long it took to end, in seconds.
         """
         assert self.process is not None, f"{self!r} does not run"
         started = time.monotonic()
-        if number == signal.SIGINT:
+        if number == signal.SIGINT and self.kind != "granian":
             os.killpg(self.process.pid, number)
         else:
             self.process.send_signal(number)
