@@ -68,6 +68,8 @@ def transactional_db(django_db_setup: None, django_db_blocker: DjangoDbBlocker) 
 @pytest.fixture(autouse=True)
 def project(transactional_db: None, settings: Settings) -> Iterator[None]:
     settings.ROOT_URLCONF = "tests.protocol.urls"
+    # On a busy machine any call would take long enough to become a stream.
+    settings.MCP_DJANGO_STREAM_AFTER = 60.0
     the_stage.reset()
     processes.forget()
     watching = watchers()
