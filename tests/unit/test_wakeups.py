@@ -49,6 +49,7 @@ class Broker:
         self.sent: list[list[str]] = []
         self.log: list[tuple[str, str, str]] = []
         self.copies: Callable[[list[str]], int] = lambda at: 1
+        self.held_up: set[tuple[str, str]] = set()
         self._failing: dict[str, BaseException] = {}
         self._held: dict[str, threading.Event] = {}
         self._stubborn = False
@@ -63,6 +64,7 @@ class Broker:
         self._held.update((operation, threading.Event()) for operation in operations)
 
     def mend(self) -> None:
+        self.held_up.clear()
         held, self._held = self._held, {}
         self._failing.clear()
         for event in held.values():
@@ -71,6 +73,7 @@ class Broker:
     async def operation(self, name: str, detail: str = "") -> None:
         self.log.append((name, detail, threading.current_thread().name))
         if event := self._held.get(name):
+            self.held_up.add((name, detail))
             while not event.is_set():
                 try:
                     await asyncio.sleep(0.005)
@@ -343,7 +346,11 @@ class TestHints:
     ) -> None:
         monkeypatch.setattr(wakeups, "RENEW_SECONDS", 0.01)
         here, there = start().listen(), start().listen()
+        # While both are about to join again: what a process sends to hear itself must not be lost with its membership.
+        broker.stall("group_add")
+        eventually(lambda: len(broker.held_up) == 2, "the processes are about to join again")
         broker.members.clear()
+        broker.mend()
         eventually(lambda: len(broker.members) == 2, "the processes join again")
         here.send("stream:1")
         there.hears("stream:1")
