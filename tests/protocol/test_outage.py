@@ -153,8 +153,8 @@ async def test_a_create_that_fails_leaks_no_id_and_leaves_no_row(client: Client,
 async def test_a_silent_database_is_a_503_after_the_deadline_and_hurts_nobody_afterwards(
     client: Client, settings: Settings
 ) -> None:
-    settings.MCP_DJANGO_STORE_TIMEOUT = 0.2
     session = await client.open()
+    settings.MCP_DJANGO_STORE_TIMEOUT = 0.2
     with silent() as speaks:
         assert_unavailable(await request(session))
         assert_unavailable(await initialize(session))

@@ -16,7 +16,7 @@ from tests.protocol.client import Client, EventStream, Session, case, text_of
 from tests.protocol.layers import Broker
 from tests.protocol.outage import commits_unheard, refusing
 from tests.protocol.processes import Processes
-from tests.protocol.stage import Stage, until, until_async
+from tests.protocol.stage import Gate, Stage, until, until_async
 
 if TYPE_CHECKING:
     from pytest_django import Settings
@@ -454,15 +454,35 @@ async def test_a_tool_may_have_a_patience_of_its_own(client: Client) -> None:
     assert await value_of(stream) == {}
 
 
+def before_giving_up(server_processes: Processes, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """Where this process waits when the time for an answer is over, before it says so to the store."""
+    store = server_processes.streams.store
+    abandon, gate = store.abandon, stage.hold("giving up")
+
+    async def held(*args: Any) -> bool:
+        await stage.visit("giving up")
+        return await abandon(*args)
+
+    monkeypatch.setattr(store, "abandon", held)
+    return gate
+
+
 async def test_an_answer_that_another_process_has_taken_in_the_last_moment_counts(
-    client: Client, server_processes: Processes, settings: Settings
+    client: Client,
+    server_processes: Processes,
+    settings: Settings,
+    stage: Stage,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings.MCP_DJANGO_POLL_INTERVAL = 1000
-    settings.MCP_DJANGO_QUESTION_TIMEOUT = timedelta(seconds=0.3)
+    settings.MCP_DJANGO_QUESTION_TIMEOUT = timedelta(seconds=0.01)
+    gate = before_giving_up(server_processes, stage, monkeypatch)
     session = await client.open(capabilities=FORM)
     stream, question = await asked(session)
+    await gate.reached()
     await server_processes.another()
     await session.answer(question, FINE)
+    gate.open()
     assert await value_of(stream) == "fine"
 
 
@@ -533,16 +553,24 @@ async def test_a_question_waits_for_the_database(client: Client, stage: Stage) -
 
 
 async def test_a_question_that_times_out_while_the_database_is_away_still_ends(
-    client: Client, settings: Settings
+    client: Client,
+    server_processes: Processes,
+    settings: Settings,
+    stage: Stage,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings.MCP_DJANGO_QUESTION_TIMEOUT = timedelta(seconds=0.1)
-    settings.MCP_DJANGO_STREAM_PATIENCE = 0.01
+    settings.MCP_DJANGO_QUESTION_TIMEOUT = timedelta(seconds=0.01)
+    gate = before_giving_up(server_processes, stage, monkeypatch)
     session = await client.open(capabilities=FORM)
-    stream, _question = await asked(session)
+    stream, question = await asked(session)
+    await gate.reached()
     with refusing("writes") as refused:
+        gate.open()
         await until(lambda: refused() > 0)
-    messages = await stream.rest()
-    assert messages[-1]["error"]["code"] == -32001
+    (answer,) = await stream.rest()
+    assert answer["error"]["code"] == -32001
+    # Nobody could be told that the question is void; an answer to it changes nothing all the same.
+    assert (await session.answer(question, FINE)).status == 202
 
 
 async def test_an_answer_that_was_kept_counts_although_nothing_was_heard_of_it(

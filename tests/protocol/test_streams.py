@@ -557,9 +557,9 @@ async def test_a_call_that_gets_no_stream_since_the_database_is_away_is_answered
     settings.MCP_DJANGO_STREAM_PATIENCE = 0.01
     session = await client.open()
     gate = stage.hold("step 1")
-    exchange = session.begin(session.tool("steps", steps=1))
-    await gate.reached()
     with refusing("writes") as refused:
+        exchange = session.begin(session.tool("steps", steps=1))
+        await gate.reached()
         await until(lambda: refused() > 0)
         gate.open()
         response = await exchange.response()
