@@ -23,11 +23,12 @@ PARTY = 64
 
 
 @pytest.mark.parametrize("tool", ["meet", "meet_in_thread"])
-async def test_64_tools_query_the_database_at_the_same_time(client: Client, tool: str) -> None:
-    session = await client.open()
+async def test_tools_query_the_database_at_the_same_time(client: Client, tool: str) -> None:
+    # 64 in tests/live, fewer here: a database server takes a hundred connections from all tests that run together.
+    session, size = await client.open(), 16
     await User.objects.acreate(username="the only one")
-    responses = await together(*(session.begin(session.tool(tool, size=PARTY)) for _ in range(PARTY)))
-    assert [response.result["structuredContent"] for response in responses] == [{"value": 1}] * PARTY
+    responses = await together(*(session.begin(session.tool(tool, size=size)) for _ in range(size)))
+    assert [response.result["structuredContent"] for response in responses] == [{"value": 1}] * size
 
 
 async def test_sync_and_async_tools_of_different_sessions_meet_too(client: Client) -> None:
