@@ -18,13 +18,14 @@ from mcp.server.mcpserver.resources.templates import ResourceSecurityError
 from mcp.server.mcpserver.utilities.context_injection import find_context_parameter
 from mcp.shared.exceptions import MCPError
 from mcp_types import InputRequiredResult
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import AnyUrl
 
 from mcp_django import jsonrpc, threads
 from mcp_django.calls import current_call
 from mcp_django.context import Context
-from mcp_django.exceptions import HandlerError, SessionNotFound, StoreUnavailable
-from mcp_django.handlers import Enabled, Registration
+from mcp_django.exceptions import ClientCannot, HandlerError, SessionNotFound, StoreUnavailable
+from mcp_django.handlers import Enabled, Kind, Registration
 
 logger = logging.getLogger("mcp_django.calls")
 
@@ -71,12 +72,12 @@ def prepared(registration: Registration) -> Callable[..., Awaitable[Any]]:
     @functools.wraps(registration.fn)
     async def handle(*args: Any, **kwargs: Any) -> Any:
         if handler_class is not None:
-            args = (current_call.get().session.handlers[handler_class], *args)
+            args = (current_call.get().handler(handler_class), *args)
         try:
             return await run(*args, **kwargs)
         except EXPLAINED as error:
             # The SDK takes another exception for a crash and withholds its text.
-            raise (ResourceError if kind == "resource" else ToolError)(explained(error)) from error
+            raise failure(error, kind) from error
 
     describe(handle, registration.fn, without_first=handler_class is not None)
     return handle
@@ -219,6 +220,23 @@ class Resources(ResourceManager):
         if isinstance(found, Resource):
             return found
         return await found.create_resource(str(uri), found.matches(str(uri)) or {}, context=context)
+
+
+def failure(error: Exception, kind: Kind, prefix: str = "") -> Exception:
+    """An error of ours as the SDK is to hand it on: read by the model, or as 2026-07-28 wants it by the client."""
+    answer = protocol_error(error)
+    if answer.code == jsonrpc.MISSING_REQUIRED_CLIENT_CAPABILITY:
+        return answer
+    return (ResourceError if kind == "resource" else ToolError)(f"{prefix}{answer.message}")
+
+
+def protocol_error(error: Exception) -> MCPError:
+    """An error of ours as the error that a request is answered with."""
+    modern = current_call.get().peer.protocol_version in MODERN_PROTOCOL_VERSIONS
+    if modern and isinstance(error, ClientCannot) and error.required is not None:
+        data = {"requiredCapabilities": error.required}
+        return MCPError(jsonrpc.MISSING_REQUIRED_CLIENT_CAPABILITY, str(error), data)
+    return MCPError(jsonrpc.INTERNAL_ERROR, explained(error))
 
 
 def explained(error: Exception) -> str:

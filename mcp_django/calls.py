@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -14,16 +14,21 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
 
-from mcp_django import jsonrpc, questions, threads
+from mcp_django import jsonrpc, threads
 from mcp_django.auth import Principal
 from mcp_django.conf import mcp_settings
-from mcp_django.cursors import NOTICES, PRIMING_VERSION
-from mcp_django.exceptions import ClientCannot
+from mcp_django.cursors import NOTICES
+from mcp_django.exceptions import ClientCannot, NoSession
 from mcp_django.http import Request
 
 if TYPE_CHECKING:
-    from mcp_django.exchanges import Exchange
+    from mcp_types import ClientCapabilities, Implementation, InitializeRequestParams, InputRequiredResult
+
+    from mcp_django.context import Context
+    from mcp_django.handlers import Handler
     from mcp_django.live import LiveSession
+
+ResultT = TypeVar("ResultT")
 
 current_call: contextvars.ContextVar[Call] = contextvars.ContextVar("mcp_django_call")
 """The call that this code runs for; set in handlers and hooks."""
@@ -32,11 +37,55 @@ LOG_LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", 
 CHANGES: Final = frozenset(NOTICES.values())
 
 
-class Call:
-    """One message being handled: whose it is, in which session, and the channel back to its sender.
+class Peer(Protocol):
+    """What is known of the client that sent a call: by its handshake, or by the envelope of the request itself."""
 
-    This is the SDK's ``DispatchContext`` and the ``Outbound`` of its connection. Hooks have no exchange and with it no
-    channel: what they send is dropped, and they cannot ask.
+    @property
+    def protocol_version(self) -> str: ...
+
+    @property
+    def client_params(self) -> InitializeRequestParams | None: ...
+
+    @property
+    def client_info(self) -> Implementation | None: ...
+
+    @property
+    def capabilities(self) -> ClientCapabilities: ...
+
+    @property
+    def log_level(self) -> str | None:
+        """The least level of log messages that it wants; empty for all, None for none."""
+
+    @property
+    def initialized(self) -> bool: ...
+
+
+class Channel(Protocol):
+    """What a request is answered by, and what leads back to its sender meanwhile."""
+
+    @property
+    def streams_allowed(self) -> bool: ...
+
+    @property
+    def calls(self) -> set[Any]:
+        """Where the running calls of its kind are noted."""
+
+    async def send(self, message: dict[str, Any]) -> None: ...
+
+    async def settle(self, place: int, answer: dict[str, Any]) -> None: ...
+
+    async def close_connections(self) -> None: ...
+
+
+class Call:
+    """One message being handled: whose it is, and the channel back to its sender.
+
+    This is the SDK's ``DispatchContext`` and the ``Outbound`` of its connection. Hooks have no channel: what they send
+    is dropped, and they cannot ask.
+
+    Args:
+        server: the name of the server. peer: what is known of the client.
+        place: which of the channel's requests it answers.
     """
 
     __slots__ = (
@@ -46,32 +95,32 @@ class Call:
         "_settled",
         "_task",
         "cancelled",
-        "exchange",
+        "channel",
         "http",
         "id",
         "over",
+        "peer",
         "principal",
         "reason",
-        "session",
-        "session_id",
+        "server",
     )
 
     def __init__(
         self,
-        session: LiveSession,
-        session_id: str,
+        server: str,
+        peer: Peer,
         principal: Principal,
         http: Request,
-        request: jsonrpc.Request | None = None,
-        exchange: Exchange | None = None,
+        request: jsonrpc.Request | None,
+        channel: Channel | None,
         place: int = 0,
     ) -> None:
-        self.session = session
-        self.session_id = session_id
+        self.server = server
+        self.peer = peer
         self.principal = principal
         self.http = http
         self.id = request.id if request is not None else None
-        self.exchange = exchange
+        self.channel = channel
         self.cancelled = False
         self.over = False
         self.reason = "Request cancelled"
@@ -82,32 +131,61 @@ class Call:
         self._settled: asyncio.Event | None = None
         self._task: asyncio.Task[Any] | None = None
 
+    @property
+    def session(self) -> LiveSession:
+        """The session that the call belongs to.
+
+        Raises:
+            NoSession: the client speaks a revision without sessions.
+        """
+        raise NoSession(self.peer.protocol_version)
+
+    @property
+    def session_id(self) -> str | None:
+        """The ``Mcp-Session-Id``, if the call belongs to a session."""
+        return None
+
+    async def conduct(self, context: Context, run: Callable[[], Awaitable[ResultT]]) -> ResultT | InputRequiredResult:
+        """Run a handler, and have the client asked what it asks, in the way of the client's revision.
+
+        Raises:
+            ClientCannot: the client cannot be asked this; nothing was sent.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define conduct().")
+
+    def handler(self, handler_class: type[Handler]) -> Handler:
+        """The instance of a handler class that serves this call."""
+        raise NotImplementedError(f"{type(self).__name__} must define handler().")
+
     def start(self, make: Callable[[], Coroutine[Any, Any, dict[str, Any]]]) -> None:
         """Run the call in a task of its own, at most ``MCP_DJANGO_MAX_CONCURRENT_CALLS`` at a time, and settle its
         exchange with what comes of it."""
         self._task = threads.start(lambda: self._run(make))
 
     async def _run(self, make: Callable[[], Coroutine[Any, Any, dict[str, Any]]]) -> None:
-        assert self.exchange is not None
+        assert self.channel is not None
         assert self.id is not None
         current_call.set(self)
-        self.session.calls.add(self)
-        running = self.exchange.streams.calls
-        running.add(self)
-        # A cancel, or the session's end, may come through another process.
-        self.exchange.streams.watcher.start()
+        self._began()
         try:
             answer = await self._answer(self.id, make)
             if not self.over:
                 self.over = True
-                await self.exchange.settle(self._place, answer)
+                await self.channel.settle(self._place, answer)
                 self._note_settled()
         finally:
-            running.discard(self)
-            self.session.calls.discard(self)
+            self._ended()
             # The task's context holds the call: without this, every call would be left to the garbage collector,
             # whose full runs stop the loop.
             self._task = None
+
+    def _began(self) -> None:
+        assert self.channel is not None
+        self.channel.calls.add(self)
+
+    def _ended(self) -> None:
+        assert self.channel is not None
+        self.channel.calls.discard(self)
 
     async def _answer(
         self, id: jsonrpc.RequestId, make: Callable[[], Coroutine[Any, Any, dict[str, Any]]]
@@ -154,17 +232,17 @@ class Call:
             task.get_loop().call_soon_threadsafe(self._give_up, reason)
 
     def _give_up(self, reason: str) -> None:
-        if self.over or self.exchange is None or self.id is None:
+        if self.over or self.channel is None or self.id is None:
             return
         self.over = True
         self.cancelled = True
         if self._task is not None:
             self._task.cancel()
         error = jsonrpc.error(self.id, jsonrpc.CALL_LOST, reason)
-        exchange, place = self.exchange, self._place
+        channel, place = self.channel, self._place
 
         async def settle() -> None:
-            await exchange.settle(place, error)
+            await channel.settle(place, error)
             self._note_settled()
 
         threads.start(settle)
@@ -187,15 +265,15 @@ class Call:
         return self.http.headers
 
     async def close_connection(self) -> None:
-        """Close the connection on which the client waits; it comes back for the rest. Clients of revisions before
+        """Close the connection on which the client waits; it comes back for the rest. Clients of other revisions than
         2025-11-25 would not, so for them this does nothing."""
-        if self._has_channel and self.session.protocol_version >= PRIMING_VERSION:
-            assert self.exchange is not None
-            await self.exchange.close_connections()
+        if self._has_channel:
+            assert self.channel is not None
+            await self.channel.close_connections()
 
     @property
     def _has_channel(self) -> bool:
-        return self.exchange is not None and not self.over
+        return self.channel is not None and not self.over
 
     # The SDK's DispatchContext
 
@@ -207,7 +285,7 @@ class Call:
 
     @property
     def can_send_request(self) -> bool:
-        return self._has_channel and self.exchange is not None and self.exchange.streams_allowed
+        return self._has_channel and self.channel is not None and self.channel.streams_allowed
 
     @property
     def request_id(self) -> jsonrpc.RequestId | None:
@@ -241,19 +319,23 @@ class Call:
             raise ClientCannot(
                 "Nothing can be asked here: the request is over, or it is a hook, which has no client that waits."
             )
-        assert self.exchange is not None
-        return await questions.ask(self.exchange, method, params, (opts or {}).get("timeout"))
+        return await self._ask(method, params or {}, (opts or {}).get("timeout"))
+
+    async def _ask(self, method: str, params: Mapping[str, Any], seconds: float | None) -> dict[str, Any]:
+        raise NotImplementedError(f"{type(self).__name__} must define _ask().")
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
         if not self._has_channel or not self._wanted(method, params):
             return
-        assert self.exchange is not None
         message = jsonrpc.notification(method, params)
         if method in CHANGES:
-            # What changes is the session's concern, not this call's: the standalone stream carries it.
-            await self.exchange.streams.post(self.session.digest, message)
+            await self._tell_of_change(message)
         else:
-            await self.exchange.send(message)
+            assert self.channel is not None
+            await self.channel.send(message)
+
+    async def _tell_of_change(self, message: dict[str, Any]) -> None:
+        """What changes is no concern of one call: a stream carries it that lives longer."""
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         if self._progress_token is None:
@@ -263,11 +345,11 @@ class Call:
 
     def _wanted(self, method: str, params: Mapping[str, Any] | None) -> bool:
         """Whether a message is none of a log level that the client does not want (server/utilities/logging)."""
-        least = self.session.log_level
+        least = self.peer.log_level
         level = (params or {}).get("level")
-        if method != "notifications/message" or least not in LOG_LEVELS or level not in LOG_LEVELS:
+        if method != "notifications/message" or level not in LOG_LEVELS or least == "":
             return True
-        return LOG_LEVELS.index(str(level)) >= LOG_LEVELS.index(least)
+        return least in LOG_LEVELS and LOG_LEVELS.index(level) >= LOG_LEVELS.index(least)
 
 
 _slots_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()

@@ -46,6 +46,7 @@ SETTINGS: dict[str, Setting] = {
     "POLL_INTERVAL": Setting(0.5, (float, int)),
     "STREAM_PATIENCE": Setting(60.0, (float, int)),
     "QUESTION_TIMEOUT": Setting(timedelta(minutes=10), (timedelta,)),
+    "REQUEST_STATE_TTL": Setting(timedelta(hours=1), (timedelta,)),
     "SHUTDOWN_GRACE": Setting(1.0, (float, int)),
     "MAX_STREAMS": Setting(1000, (int,)),
     "MAX_SESSION_STREAMS": Setting(8, (int,)),
@@ -80,6 +81,7 @@ class MCPSettings:
     POLL_INTERVAL: float
     STREAM_PATIENCE: float
     QUESTION_TIMEOUT: timedelta
+    REQUEST_STATE_TTL: timedelta
     SHUTDOWN_GRACE: float
     MAX_STREAMS: int
     MAX_SESSION_STREAMS: int

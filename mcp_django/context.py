@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from django.http import HttpRequest
 from mcp.server.mcpserver import Context as SDKContext
-from mcp_types import Implementation
+from mcp_types import Implementation, InputResponseRequestParams, InputResponses
 
 from mcp_django.calls import Call
+from mcp_django.exceptions import NoSession
 from mcp_django.handlers import RestoreMarker
 from mcp_django.state import State
 
@@ -36,19 +37,39 @@ class Context(SDKContext[Any, Any]):
         object.__setattr__(context, "__class__", cls)
         return cast(Context, context)
 
+    def _hand_over(self, state: str | None, responses: InputResponses | None) -> None:
+        """Hand the handler the state and the answers of the rounds before (``request_state``, ``input_responses``)."""
+        params = self._input_params or InputResponseRequestParams()
+        self._input_params = params.model_copy(update={"request_state": state, "input_responses": responses})
+
     @property
     def call(self) -> Call:
         """The running call."""
         return cast(Call, self.request_context.request)
 
     @property
+    def has_session(self) -> bool:
+        """Whether the call belongs to a session; calls of clients of 2026-07-28 and later do not."""
+        return self.call.session_id is not None
+
+    @property
     def session_id(self) -> str:
-        """The ``Mcp-Session-Id``. Whoever has it and the owner's credentials has the session: do not log it."""
-        return self.call.session_id
+        """The ``Mcp-Session-Id``. Whoever has it and the owner's credentials has the session: do not log it.
+
+        Raises:
+            NoSession: the call belongs to none.
+        """
+        if (session_id := self.call.session_id) is None:
+            raise NoSession(self.call.peer.protocol_version)
+        return session_id
 
     @property
     def session_key(self) -> str:
-        """The key of the session's row: names the session without giving it away. For ``mcp.notify_session``."""
+        """The key of the session's row: names the session without giving it away. For ``mcp.notify_session``.
+
+        Raises:
+            NoSession: the call belongs to none.
+        """
         return self.call.session.digest
 
     @property
@@ -65,13 +86,17 @@ class Context(SDKContext[Any, Any]):
 
     @property
     def state(self) -> State:
-        """The session's durable state."""
+        """The session's durable state.
+
+        Raises:
+            NoSession: the call belongs to none.
+        """
         return self.call.session.state
 
     @property
     def restored(self) -> RestoreMarker | None:
         """Set if this process restored the session, in every call until it leaves this process's memory."""
-        return self.call.session.marker
+        return self.call.session.marker if self.has_session else None
 
     @property
     def server(self) -> MCPServer:
@@ -95,6 +120,6 @@ class Context(SDKContext[Any, Any]):
         await self.server.anotify_resource_updated(str(uri))
 
     @property
-    def client_info(self) -> Implementation:
-        """The client's name and version as it gave them in ``initialize``."""
-        return self.call.session.client_params.client_info
+    def client_info(self) -> Implementation | None:
+        """The client's name and version as it gave them; from 2026-07-28 on it need not."""
+        return self.call.peer.client_info

@@ -1,23 +1,19 @@
-"""Cursors: connections on streams. Replay and live tail are the same read, so nothing falls in between.
-
-A cursor is an iterator over frames. It holds no database connection and no thread while it waits.
-"""
+"""Cursors: connections on streams. Replay and live tail are the same read, so nothing falls in between."""
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from time import monotonic
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from mcp_django import jsonrpc, sse
 from mcp_django.conf import mcp_settings
+from mcp_django.connections import Connection
 from mcp_django.exceptions import StoreUnavailable
 from mcp_django.feeds import Feed
-from mcp_django.sse import EventIds, Last, Place
-from mcp_django.stream_batches import Notice
+from mcp_django.hearers import Hearer, params_of
+from mcp_django.sse import EventIds, Place
 
 if TYPE_CHECKING:
     from mcp_django.live import LiveSession
@@ -25,11 +21,8 @@ if TYPE_CHECKING:
 
 # Before this revision a connection began with its first event (Streamable HTTP 2025-11-25, resumability).
 PRIMING_VERSION: Final = "2025-11-25"
-RETRY_SECONDS: Final = 0.25
 SLICE_EVENTS: Final = 128
 LARGE_SLICE: Final = 1024 * 1024
-
-Ending = Literal["taken over", "session ended", "polling", "shutdown"]
 
 NOTICES: Final = {
     "tools": "notifications/tools/list_changed",
@@ -39,7 +32,7 @@ NOTICES: Final = {
 }
 
 
-class Cursor:
+class Cursor(Connection):
     """One connection on an exchange's stream.
 
     Args:
@@ -50,12 +43,6 @@ class Cursor:
 
     __slots__ = (
         "_limit",
-        "_loop",
-        "_timer",
-        "_waiter",
-        "_woken",
-        "_written_at",
-        "ending",
         "feed",
         "ids",
         "position",
@@ -69,6 +56,7 @@ class Cursor:
     def __init__(
         self, streams: Streams, session: LiveSession, feed: Feed, place: Place, token: uuid.UUID | None = None
     ) -> None:
+        super().__init__()
         self.streams = streams
         self.session = session
         self.feed = feed
@@ -77,60 +65,17 @@ class Cursor:
         self.token = token
         self.ids = EventIds(feed.digest, feed.id, feed.request_ids)
         self.primes = session.protocol_version >= PRIMING_VERSION
-        self.ending: Ending | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._woken = False
-        self._written_at = 0.0
         self._limit = SLICE_EVENTS
-
-    async def frames(self) -> AsyncGenerator[bytes, None]:
-        """The bytes to send, until the stream or the connection is to end. Nothing is acquired before the first is
-        asked for, since an iterator that never began never ends either."""
-        self._loop = asyncio.get_running_loop()
-        self.streams.attach(self)
-        self._timer = self._loop.call_later(mcp_settings.KEEP_ALIVE, self._keep_alive)
-        try:
-            await self._begin()
-            greeting = self._greeting()
-            while (chunk := await self._next(greeting)) is not None:
-                self._written_at = monotonic()
-                if self.done:
-                    yield Last(chunk)
-                    return
-                yield chunk
-                greeting = b""
-            if self.ending == "shutdown" and self.primes:
-                yield sse.farewell(retry_milliseconds())
-        finally:
-            self._timer.cancel()
-            self.streams.detach(self)
-
-    def wake(self) -> None:
-        """Look again. From any thread."""
-        self._woken = True
-        loop = self._loop
-        if loop is None or self._waiter is None:
-            return
-        if loop is running_loop():
-            self._set()
-        elif not loop.is_closed():
-            loop.call_soon_threadsafe(self._set)
-
-    def close(self, ending: Ending) -> None:
-        """End the connection once what is under way is sent. From any thread."""
-        if self.ending is None:
-            self.ending = ending
-            self.wake()
 
     @property
     def done(self) -> bool:
-        """Whether all was read that will ever come."""
         return self.feed.finished and self.position >= self.feed.last
 
-    async def _begin(self) -> None:
-        """What is to be done before the first frame."""
+    def _attach(self) -> None:
+        self.streams.attach(self)
+
+    def _detach(self) -> None:
+        self.streams.detach(self)
 
     def _greeting(self) -> bytes:
         if self.primes:
@@ -138,34 +83,10 @@ class Cursor:
         # Some servers send the head together with the first bytes of the body.
         return b"" if self.position < self.feed.last else sse.KEEP_ALIVE
 
-    async def _next(self, greeting: bytes) -> bytes | None:
-        """The next bytes, with ``greeting`` before them; None at the end."""
-        while self.ending in (None, "polling", "shutdown"):
-            self._woken = False
-            if chunk := greeting + await self._read_if_possible():
-                return chunk
-            if self.ending is not None or self.done:
-                return None
-            if monotonic() - self._written_at >= mcp_settings.KEEP_ALIVE:
-                return sse.KEEP_ALIVE
-            await self._wait()
-        return greeting or None
-
-    async def _read_if_possible(self) -> bytes:
-        """The next frames; none while the store is away, but a look again soon."""
-        try:
-            return await self._read()
-        except StoreUnavailable:
-            assert self._loop is not None
-            self._loop.call_later(RETRY_SECONDS, self.wake)
-            return b""
+    def _farewell(self) -> bytes:
+        return sse.farewell(retry_milliseconds()) if self.primes else b""
 
     async def _read(self) -> bytes:
-        """The frames of the events that there are after the position.
-
-        Raises:
-            StoreUnavailable: that is not known at the moment.
-        """
         if self.position >= self.feed.last:
             return b""
         events = self.feed.after(self.position)
@@ -185,30 +106,8 @@ class Cursor:
             self.position = events[-1][0]
         return b"".join(sse.event(payload, self.ids.at(sequence, self.told)) for sequence, payload in events)
 
-    async def _wait(self) -> None:
-        assert self._loop is not None
-        self._waiter = self._loop.create_future()
-        try:
-            # Set before the waiter was there: the wake-up that came meanwhile.
-            if not self._woken:
-                await self._waiter
-        finally:
-            self._waiter = None
 
-    def _set(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _keep_alive(self) -> None:
-        assert self._loop is not None
-        due = self._written_at + mcp_settings.KEEP_ALIVE - monotonic()
-        if due <= 0:
-            self.wake()
-            due = mcp_settings.KEEP_ALIVE
-        self._timer = self._loop.call_later(due, self._keep_alive)
-
-
-class StandaloneCursor(Cursor):
+class StandaloneCursor(Hearer, Cursor):
     """One connection on a session's standalone stream: the one reader, or held until it becomes that.
 
     Args:
@@ -240,24 +139,7 @@ class StandaloneCursor(Cursor):
         self.heard = place.told
         self._takes_over = takes_over
         self._resumes = resumes
-        self._notices: list[Notice] = []
-
-    def tell(self, notices: Sequence[Notice], clock: int) -> None:
-        """Hand over notices up to the number ``clock``. From any thread."""
-        assert self._loop is not None
-        if self._loop is running_loop():
-            self._tell(notices, clock)
-        elif not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._tell, notices, clock)
-
-    def _tell(self, notices: Sequence[Notice], clock: int) -> None:
-        mine = [notice for notice in notices if self.heard < notice.version <= clock and self._concerns(notice)]
-        self.heard = max(self.heard, clock)
-        if mine:
-            self._notices += mine
-            self.wake()
-        elif not self._notices:
-            self.told = self.heard
+        self._notices = {}
 
     def may_read(self) -> None:
         """The stream has lost its reader. From any thread."""
@@ -319,29 +201,22 @@ class StandaloneCursor(Cursor):
         return head is not None and head.reader == self.token
 
     def _framed_notices(self) -> bytes:
-        notices, self._notices = self._notices, []
         frames = []
-        for notice in notices:
+        for notice in self._take_notices():
             self.told = max(self.told, notice.version)
-            params = {"uri": notice.uri} if notice.kind == "resource" else None
-            payload = jsonrpc.line(jsonrpc.notification(NOTICES[notice.kind], params))
+            payload = jsonrpc.line(jsonrpc.notification(NOTICES[notice.kind], params_of(notice)))
             frames.append(sse.event(payload, self.ids.at(self.position, self.told)))
-        if not self._notices:
-            self.told = max(self.told, self.heard)
+        self.told = max(self.told, self.heard)
         return b"".join(frames)
 
-    def _concerns(self, notice: Notice) -> bool:
-        return notice.kind != "resource" or notice.uri in self.session.subscriptions
+    @property
+    def uris(self) -> frozenset[str]:
+        return self.session.subscriptions
+
+    def _has_nothing_to_tell(self) -> None:
+        self.told = self.heard
 
 
 def retry_milliseconds() -> int:
     """How long a client is to wait before it reconnects."""
     return int(mcp_settings.STREAM_RETRY * 1000)
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop of this thread, if one runs."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

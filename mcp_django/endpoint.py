@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from django.core.signals import got_request_exception
 from django.db import DatabaseError
 from mcp_types import PROTOCOL_VERSION_META_KEY
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
-from mcp_django import http, jsonrpc, legacy, shutdown, threads
+from mcp_django import http, jsonrpc, legacy, modern, shutdown, threads
 from mcp_django.auth import ANONYMOUS, Principal, authenticate
 from mcp_django.conf import mcp_settings
 from mcp_django.exceptions import SessionNotFound, StoreUnavailable
@@ -52,7 +52,7 @@ async def respond(server: MCPServer, request: Request) -> Response:
 
 async def _respond(server: MCPServer, request: Request) -> Response:
     if request.method == "OPTIONS":
-        return http.options_response()
+        return http.options_response(request)
     if request.method == "POST":
         http.check_media_types(request)
     elif request.method == "GET":
@@ -60,11 +60,10 @@ async def _respond(server: MCPServer, request: Request) -> Response:
     principal = await principal_of(server, request)
     if request.method == "POST":
         return await _post(server, principal, request)
-    if request.method == "GET":
-        _check_version(request)
-        return await legacy.get(server.kernel, principal, request)
-    if request.method == "DELETE":
-        _check_version(request)
+    if request.method in ("GET", "DELETE"):
+        _check_handshake_era(server, request)
+        if request.method == "GET":
+            return await legacy.get(server.kernel, principal, request)
         return await legacy.delete(server.kernel, principal, request)
     raise refusal(
         405,
@@ -83,15 +82,35 @@ async def _post(server: MCPServer, principal: Principal, request: Request) -> Re
         # A client that offers a version by header before any was agreed on is still to be told ours.
         return await legacy.initialize(server.kernel, principal, request, value)
     if has_envelope(value):
-        raise unsupported(value["params"]["_meta"][PROTOCOL_VERSION_META_KEY])
-    _check_version(request)
-    return await legacy.post(server.kernel, principal, request, value)
-
-
-def _check_version(request: Request) -> None:
+        if server.stateless:
+            return await modern.post(server.kernel, principal, request, value)
+        raise unsupported(server, value["params"]["_meta"][PROTOCOL_VERSION_META_KEY])
     version = request.single(VERSION_HEADER)
-    if version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS:
-        raise unsupported(version)
+    if version is None or version in HANDSHAKE_PROTOCOL_VERSIONS:
+        return await legacy.post(server.kernel, principal, request, value)
+    if server.stateless and version in MODERN_PROTOCOL_VERSIONS:
+        # It lacks the envelope, and is to be told so.
+        return await modern.post(server.kernel, principal, request, value)
+    raise unsupported(server, version)
+
+
+def _check_handshake_era(server: MCPServer, request: Request) -> None:
+    """GET and DELETE belong to sessions, which only the handshake era has.
+
+    Raises:
+        HTTPRefusal: 405 for a later version, 400 for one that is not served.
+    """
+    version = request.single(VERSION_HEADER)
+    if version is None or version in HANDSHAKE_PROTOCOL_VERSIONS:
+        return
+    if version in MODERN_PROTOCOL_VERSIONS and server.stateless:
+        raise refusal(
+            405,
+            jsonrpc.INVALID_REQUEST,
+            f"Protocol version {version} has no sessions: POST requests, subscriptions/listen to listen.",
+            Allow="POST, OPTIONS",
+        )
+    raise unsupported(server, version)
 
 
 def has_envelope(value: Any) -> bool:
@@ -101,14 +120,14 @@ def has_envelope(value: Any) -> bool:
     return type(meta) is dict and PROTOCOL_VERSION_META_KEY in meta
 
 
-def unsupported(version: Any) -> HTTPRefusal:
-    """400 for a protocol version that this endpoint does not serve; names those that it does."""
-    requested = version if isinstance(version, str) else ""
+def unsupported(server: MCPServer, version: Any) -> HTTPRefusal:
+    """400 for a protocol version that this server does not serve; names those that it does."""
+    supported = [*(MODERN_PROTOCOL_VERSIONS if server.stateless else ()), *HANDSHAKE_PROTOCOL_VERSIONS]
     return refusal(
         400,
         jsonrpc.UNSUPPORTED_PROTOCOL_VERSION,
-        f"Unsupported protocol version; this server speaks {', '.join(HANDSHAKE_PROTOCOL_VERSIONS)}.",
-        data={"supported": list(HANDSHAKE_PROTOCOL_VERSIONS), "requested": requested[:100]},
+        f"Unsupported protocol version; this server speaks {', '.join(supported)}.",
+        data={"supported": supported, "requested": version[:100] if isinstance(version, str) else ""},
     )
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class MCPDjangoError(Exception):
     """Base of this package's exceptions."""
@@ -41,7 +43,25 @@ class StreamLost(MCPDjangoError):
 
 
 class ClientCannot(HandlerError):
-    """The client did not declare that it can be asked this, or nothing can be asked on this connection."""
+    """The client did not declare that it can be asked this, or nothing can be asked on this connection.
+
+    ``required`` is the capability that it would have to declare, as it is written on the wire; None if none would do.
+    """
+
+    def __init__(self, message: str, required: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.required = required
+
+
+class NoSession(HandlerError):
+    """A handler asked for what belongs to a session, and the client speaks a revision without sessions."""
+
+    def __init__(self, version: str) -> None:
+        super().__init__(
+            f"This needs a session, and protocol version {version} has none, so it does not work with this client. Say "
+            "so to the user, or reach the goal with other tools. (For the server's developer: keep what must outlive a "
+            "call in an mcp_django.Handle, which works in every version; ctx.has_session tells the two apart.)"
+        )
 
 
 class EventTooLarge(HandlerError):

@@ -15,11 +15,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mcp_django import jsonrpc
+from mcp_django.answers import encoded, payload_of, payload_of_answer
 from mcp_django.conf import mcp_settings
-from mcp_django.exceptions import ClientCannot, EventTooLarge, StoreUnavailable, StreamLost
+from mcp_django.cursors import PRIMING_VERSION
+from mcp_django.exceptions import ClientCannot, StoreUnavailable, StreamLost
 from mcp_django.feeds import Feed
 from mcp_django.stream_batches import Question
-from mcp_django.streams import Streams, payload_of
+from mcp_django.streams import Streams
 
 if TYPE_CHECKING:
     from mcp_django.live import LiveSession
@@ -95,7 +97,7 @@ class Exchange:
             if asks is not None:
                 raise ClientCannot("Under WSGI nothing can be asked: the answer leaves in one piece.")
             return
-        payload = self._payload(message)
+        payload = self._redacted(payload_of(message))
         if self.feed is None:
             await unbroken(self._send(payload, asks))
         else:
@@ -137,8 +139,16 @@ class Exchange:
             if self.feed is None and self._pending:
                 await self._open()
 
+    @property
+    def calls(self) -> set[Any]:
+        """The running calls of this process that belong to sessions."""
+        return self.streams.calls
+
     async def close_connections(self) -> None:
-        """Close the connection; the client comes back for the rest (polling, 2025-11-25)."""
+        """Close the connection; the client comes back for the rest. Clients of revisions before 2025-11-25, in which
+        this came, would not."""
+        if self.session.protocol_version < PRIMING_VERSION:
+            return
         await self.open()
         if self.feed is not None:
             await self.streams.close_connections(self.feed)
@@ -186,16 +196,10 @@ class Exchange:
             feed.saw(feed.last, finished=True)
 
     def _answer_payload(self, answer: dict[str, Any]) -> str:
-        """An answer as events keep it, or an error in its place."""
-        try:
-            return self._payload(answer)
-        except (TypeError, ValueError):
-            return payload_of(not_json(answer))
-        except EventTooLarge as error:
-            return payload_of(jsonrpc.error(answer["id"], jsonrpc.INTERNAL_ERROR, str(error)))
+        return self._redacted(payload_of_answer(answer))
 
-    def _payload(self, message: dict[str, Any]) -> str:
-        return payload_of(message).replace(self._secret, "[session id]")
+    def _redacted(self, payload: str) -> str:
+        return payload.replace(self._secret, "[session id]")
 
     def _decide(self) -> None:
         if self._timer is not None:
@@ -231,18 +235,3 @@ def going_on(opening: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     _opening.add(task)
     task.add_done_callback(_opening.discard)
     return task
-
-
-def encoded(answer: dict[str, Any]) -> bytes:
-    """A response's JSON; an error in its place if a handler's result is none."""
-    try:
-        return jsonrpc.encode(answer)
-    except (TypeError, ValueError):
-        return jsonrpc.encode(not_json(answer))
-
-
-def not_json(answer: dict[str, Any]) -> dict[str, Any]:
-    """The error that is sent in place of an answer which JSON cannot say."""
-    logger.exception("the result of a handler is not JSON")
-    text = "The result holds a value that JSON does not have, such as NaN or Infinity."
-    return jsonrpc.error(answer.get("id"), jsonrpc.INTERNAL_ERROR, text)

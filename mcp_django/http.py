@@ -6,7 +6,9 @@ the entries can raise it and both entries answer it alike.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -40,6 +42,7 @@ CORS_REQUEST_HEADERS: Final = (
 )
 CORS_RESPONSE_HEADERS: Final = "Mcp-Session-Id, MCP-Protocol-Version, Retry-After, WWW-Authenticate"
 METHODS: Final = ("GET", "POST", "DELETE", "OPTIONS")
+PARAM_HEADER: Final = re.compile(r"mcp-param-[!#$%&'*+.^_`|~0-9a-z-]{1,100}")
 
 
 class Request:
@@ -49,9 +52,21 @@ class Request:
     version must not pass for one. ``django`` makes Django's request object from the body; most requests never need
     it. ``streams`` says whether the connection can carry an event stream. ``fault`` is a refusal that the entry came
     upon while it read the request; it is raised once it is known whether a browser may read the answer.
+    ``disconnect`` tells of the client's going away, where the entry can know.
     """
 
-    __slots__ = ("_django", "_made", "body", "fault", "header_bytes", "headers", "method", "repeated", "streams")
+    __slots__ = (
+        "_django",
+        "_made",
+        "body",
+        "disconnect",
+        "fault",
+        "header_bytes",
+        "headers",
+        "method",
+        "repeated",
+        "streams",
+    )
 
     def __init__(
         self,
@@ -66,6 +81,7 @@ class Request:
         self.streams = streams
         self.body = body
         self.fault: HTTPRefusal | None = None
+        self.disconnect: Disconnect | None = None
         self.headers: dict[str, str] = {}
         self.repeated: set[str] | None = None
         self.header_bytes = 0
@@ -96,6 +112,40 @@ class Request:
         if self.repeated and name in self.repeated:
             raise refusal(400, jsonrpc.INVALID_REQUEST, f"The header {name} must be sent once, it came more often.")
         return self.headers.get(name)
+
+
+class Disconnect:
+    """Notices that the client of one request has gone. It begins to look when somebody wants to know.
+
+    Args:
+        gone: returns when that is so.
+    """
+
+    __slots__ = ("_callbacks", "_gone", "_task")
+
+    def __init__(self, gone: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._gone = gone
+        self._callbacks: list[Callable[[], None]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def call(self, callback: Callable[[], None]) -> None:
+        """Call this when the client has gone."""
+        self._callbacks.append(callback)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._look())
+
+    def stop(self) -> None:
+        """The request is over."""
+        if self._task is not None:
+            self._task.cancel()
+            # A cancelled task holds on to the frames that it was in, and so to this.
+            self._task = None
+        self._callbacks.clear()
+
+    async def _look(self) -> None:
+        await self._gone()
+        for callback in self._callbacks:
+            callback()
 
 
 class Response:
@@ -383,15 +433,18 @@ def add_cors(response: Response, origin: str) -> None:
     ]
 
 
-def options_response() -> Response:
+def options_response(request: Request) -> Response:
     """The answer to OPTIONS, a CORS preflight or not; it comes before any authentication (Fetch, CORS preflight)."""
     methods = ", ".join(METHODS)
+    asked = request.headers.get("access-control-request-headers", "").split(",")
+    # Their names are the tools' own (SEP-2243), and no wildcard stands for them beside credentials.
+    mirrored = sorted({name for item in asked if PARAM_HEADER.fullmatch(name := item.strip().lower())})
     return Response(
         204,
         headers=[
             ("Allow", methods),
             ("Access-Control-Allow-Methods", methods),
-            ("Access-Control-Allow-Headers", CORS_REQUEST_HEADERS),
+            ("Access-Control-Allow-Headers", ", ".join([CORS_REQUEST_HEADERS, *mirrored])),
             ("Access-Control-Max-Age", "3600"),
         ],
     )

@@ -19,6 +19,8 @@ INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 SESSION_NOT_FOUND: Final = -32001
 RESOURCE_NOT_FOUND: Final = -32002  # the 2025 revisions, server/resources
+HEADER_MISMATCH: Final = -32020
+MISSING_REQUIRED_CLIENT_CAPABILITY: Final = -32021
 UNSUPPORTED_PROTOCOL_VERSION: Final = -32022
 REQUEST_CANCELLED: Final = -32800
 REQUEST_TIMEOUT: Final = -32001  # as the SDKs use it, for a question that the client did not answer
@@ -234,6 +236,12 @@ def _answer(value: dict[str, Any]) -> Answer:
     if value.get("id") is not None and not is_request_id(value["id"]):
         raise InvalidMessage(INVALID_REQUEST, 'Invalid request: "id" must be a string or an integer.')
     return Answer(value.get("id"), value.get("result"), error)
+
+
+def id_of(value: Any) -> RequestId | None:
+    """The id to answer a broken message with, if it has a usable one."""
+    found = value.get("id") if type(value) is dict else None
+    return found if is_request_id(found) else None
 
 
 def is_request_id(value: Any) -> bool:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import timedelta
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from mcp.server._otel import OpenTelemetryMiddleware
+from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.server.connection import Connection
 from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, ServerRequestContext
+from mcp.server.extension import Extension
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.lowlevel.server import NotificationOptions
 from mcp.server.mcpserver import MCPServer as SDKServer
@@ -28,20 +31,28 @@ from mcp.server.mcpserver.exceptions import (
     UnexpectedResourceError,
     UnexpectedToolError,
 )
+from mcp.server.mcpserver.resources import ResourceTemplate as SDKTemplate
+from mcp.server.mcpserver.tools import Tool as SDKTool
 from mcp.server.models import InitializationOptions
 from mcp.server.runner import ServerRunner
-from mcp.shared.dispatcher import OnNotify, OnRequest
+from mcp.shared.dispatcher import OnRequest
 from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import find_invalid_x_mcp_header, x_mcp_header_map
 from mcp.shared.uri_template import UriTemplate
 from mcp_types import (
+    SERVER_INFO_META_KEY,
     CallToolResult,
     CompleteRequestParams,
     CompleteResult,
     Completion,
+    DiscoverResult,
     EmptyResult,
     GetPromptResult,
     InputRequiredResult,
     Prompt,
+    ReadResourceRequestParams,
+    ReadResourceResult,
+    RequestParams,
     Resource,
     ResourceTemplate,
     SetLevelRequestParams,
@@ -53,23 +64,23 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from opentelemetry import trace
 from pydantic import AnyUrl, ValidationError
 
-from mcp_django import jsonrpc, threads
+from mcp_django import jsonrpc, rounds
 from mcp_django.bindings import (
     EXPLAINED,
     Resources,
     Switch,
     check_parameters,
     current_context,
-    explained,
+    failure,
     prepared,
+    protocol_error,
     switch,
     with_context,
     without_context,
 )
-from mcp_django.calls import Call, current_call
+from mcp_django.calls import Call
 from mcp_django.context import Context
-from mcp_django.exceptions import HookFailed, SessionNotFound, StoreUnavailable
-from mcp_django.handlers import Kind, Registration, RestoreMarker
+from mcp_django.handlers import Kind, Registration
 from mcp_django.pagination import LISTS, page
 
 if TYPE_CHECKING:
@@ -80,11 +91,18 @@ logger = logging.getLogger("mcp_django.calls")
 ItemT = TypeVar("ItemT")
 
 MAX_URI = 2000
+MILLISECOND = timedelta(milliseconds=1)
+LIST_METHODS: tuple[CacheableMethod, ...] = (
+    "server/discover",
+    "tools/list",
+    "prompts/list",
+    "resources/list",
+    "resources/templates/list",
+)
 MAX_COMPLETIONS = 100  # server/utilities/completion, response limits
 
 # Read off the class: the cached properties of an instance hold its own bound methods, a reference cycle per request.
 on_request: Callable[[ServerRunner[Any]], OnRequest] = vars(ServerRunner)["on_request"].func
-on_notify: Callable[[ServerRunner[Any]], OnNotify] = vars(ServerRunner)["on_notify"].func
 
 
 class Kernel(SDKServer[Any]):
@@ -93,7 +111,12 @@ class Kernel(SDKServer[Any]):
     def __init__(self, owner: MCPServer, registrations: Sequence[Registration]) -> None:
         root = logging.getLogger()
         handlers, level = root.handlers[:], root.level
-        super().__init__(**owner.identity, subscriptions=False)
+        super().__init__(
+            **owner.identity,
+            subscriptions=False,
+            request_state_security=rounds.security(owner.name),
+            cache_hints=dict.fromkeys(LIST_METHODS, CacheHint(owner.cache_ttl // MILLISECOND, "public")),
+        )
         self._lowlevel_server.middleware[:] = [traced(middleware) for middleware in self._lowlevel_server.middleware]
         # The SDK's constructor configures the root logger, which is Django's to configure.
         root.handlers[:] = handlers
@@ -101,23 +124,33 @@ class Kernel(SDKServer[Any]):
         self.owner = owner
         self._switches: dict[Kind, dict[str, Switch]] = {"tool": {}, "resource": {}, "prompt": {}, "completion": {}}
         self._resource_manager: Resources = Resources(self._switches["resource"])
-        self._handler_classes = list(dict.fromkeys(r.handler for r in registrations if r.handler is not None))
+        self.handler_classes = list(dict.fromkeys(r.handler for r in registrations if r.handler is not None))
         self._completions: list[Callable[..., Awaitable[Any]]] = []
+        self._read_ttls: dict[str, int] = {}
         for registration in registrations:
             self._add(registration)
-        self._lowlevel_server.add_request_handler("logging/setLevel", SetLevelRequestParams, self._set_level)
-        if any(registration.kind == "resource" for registration in registrations):
-            self._lowlevel_server.add_request_handler("resources/subscribe", SubscribeRequestParams, self._subscribe)
-            self._lowlevel_server.add_request_handler(
-                "resources/unsubscribe", UnsubscribeRequestParams, self._unsubscribe
-            )
-        if self._completions:
-            self._lowlevel_server.add_request_handler("completion/complete", CompleteRequestParams, self._complete)
-        kinds = {registration.kind for registration in registrations}
-        self._options = {streams: self._initialization(kinds, streams=streams) for streams in (True, False)}
+        self._extend(owner.extensions)
+        self._add_protocol_handlers({registration.kind for registration in registrations})
+        self.param_headers = {tool.name: tool.parameters for tool in self._tool_manager.list_tools() if mirrored(tool)}
+        """The input schemas of tools that have arguments mirrored in headers, by the tools' names."""
         self.fingerprint = self._fingerprint()
 
     # Registration
+
+    def _add_protocol_handlers(self, kinds: set[Kind]) -> None:
+        """What the SDK leaves to servers."""
+        add = self._lowlevel_server.add_request_handler
+        add("logging/setLevel", SetLevelRequestParams, self._set_level)
+        if self._resource_manager.list_resources() or self._resource_manager.list_templates():
+            kinds = kinds | {"resource"}
+            add("resources/subscribe", SubscribeRequestParams, self._subscribe)
+            add("resources/unsubscribe", UnsubscribeRequestParams, self._unsubscribe)
+        if self._tool_manager.list_tools():
+            kinds = kinds | {"tool"}
+        if self._completions:
+            add("completion/complete", CompleteRequestParams, self._complete)
+        add("server/discover", RequestParams, self._discover)
+        self._options = {streams: self._initialization(kinds, streams=streams) for streams in (True, False)}
 
     def _add(self, registration: Registration) -> None:
         add = {
@@ -142,12 +175,16 @@ class Kernel(SDKServer[Any]):
         fn = prepared(registration)
         self.add_tool(fn, **options)
         if input_schema is not None:
+            if problem := find_invalid_x_mcp_header(input_schema):
+                raise ValueError(f"its input_schema is wrong: {problem}")
             tool = self._tool_manager.get_tool(options.get("name") or registration.fn.__name__)
             assert tool is not None
             tool.parameters = input_schema
 
     def _add_resource(self, registration: Registration, options: dict[str, Any]) -> None:
         uri = options.pop("uri")
+        if (ttl := options.pop("cache_ttl", None)) is not None:
+            self._read_ttls[uri] = ttl // MILLISECOND
         fn = prepared(registration)
         if not UriTemplate.parse(uri).variable_names:
             fn = without_context(fn)
@@ -158,6 +195,19 @@ class Kernel(SDKServer[Any]):
 
     def _add_completion(self, registration: Registration, options: dict[str, Any]) -> None:
         self._completions.append(with_context(prepared(registration)))
+
+    def _extend(self, extensions: Sequence[Extension]) -> None:
+        """Take in what extensions bring: tools, resources, methods, settings, what wraps tool calls (SEP-2133)."""
+        for extension in extensions:
+            for tool in extension.tools():
+                self._add(Registration("tool", tool.fn, {**tool.kwargs, "meta": tool.meta}))
+            for resource in extension.resources():
+                self.add_resource(resource.resource)
+            for method in extension.methods():
+                self._lowlevel_server.add_request_handler(method.method, method.params_type, method.handler)
+            self._lowlevel_server.extensions[extension.identifier] = extension.settings()
+        self._extensions += extensions
+        self._install_extension_interceptor()
 
     def _initialization(self, kinds: set[Kind], *, streams: bool) -> InitializationOptions:
         """What the handshake tells: capabilities without what cannot be delivered, and without empty lists.
@@ -192,63 +242,34 @@ class Kernel(SDKServer[Any]):
             MCPError: the error to answer with.
         """
         try:
-            result = await on_request(self._runner(call))(call, method, params)
+            result = await on_request(self.runner(call))(call, method, params)
             return page(result, LISTS[method], params) if method in LISTS else result
         except MCPError:
             raise
         except ValidationError as error:
             raise MCPError(jsonrpc.INVALID_PARAMS, f"Invalid params: {fields_of(error)}") from None
         except EXPLAINED as error:
-            raise MCPError(jsonrpc.INTERNAL_ERROR, explained(error)) from None
+            raise protocol_error(error) from None
         except Exception:
             logger.exception("method=%s failed", method)
             raise MCPError(jsonrpc.INTERNAL_ERROR, "Internal server error") from None
 
-    async def initialize(self, call: Call, params: dict[str, Any]) -> dict[str, Any]:
-        """Serve the ``initialize`` request, middleware included; handlers hear of it by :meth:`open_handlers`."""
-        return await on_request(self._runner(call))(call, "initialize", params)
-
-    async def open_handlers(self, call: Call, marker: RestoreMarker | None) -> None:
-        """Make the session's handler instances and tell them of the handshake."""
-        current_call.set(call)
-        for handler_class in self._handler_classes:
-            handler = handler_class()
-            handler.session = call.session
-            call.session.handlers[handler_class] = handler
-            await hook(handler.on_initialize, call.session.client_params, marker)
-
-    async def initialized(self, call: Call, marker: RestoreMarker | None) -> None:
-        """``notifications/initialized``: through the SDK's middleware, then to the handlers."""
-        current_call.set(call)
-        await on_notify(self._runner(call))(call, "notifications/initialized", None)
-        for handler in call.session.handlers.values():
-            await hook(handler.on_initialized, marker)
-
-    async def replay(self, call: Call, params: dict[str, Any]) -> None:
-        """Replay the handshake of a session that is being restored, with its marker.
-
-        The negotiated version stays what the client was told, whatever this version of the code would negotiate.
-        """
-        marker = call.session.marker
-        assert marker is not None
-        await self.initialize(call, params)
-        await self.open_handlers(call, marker)
-        if marker.initialized_at is not None:
-            await self.initialized(call, marker)
-        for handler in call.session.handlers.values():
-            await hook(handler.on_restore, marker)
-
-    def _runner(self, call: Call) -> ServerRunner[Any]:
-        session = call.session
+    def runner(self, call: Call) -> ServerRunner[Any]:
+        """The SDK's kernel for one call."""
+        peer = call.peer
         connection = Connection(
-            call,
-            protocol_version=session.protocol_version,
-            session_id=call.session_id,
-            client_params=session.client_params,
+            call, protocol_version=peer.protocol_version, session_id=call.session_id, client_params=peer.client_params
         )
-        if session.initialized:
+        # A request's own envelope may declare capabilities without naming the client.
+        connection.client_capabilities = peer.capabilities
+        if peer.initialized:
             connection.initialized.set()
         return ServerRunner(self._lowlevel_server, connection, {}, init_options=self._options[call.http.streams])
+
+    def closing(self) -> dict[str, Any]:
+        """The result that ends a stream of notices on purpose (2026-07-28, subscriptions)."""
+        stamp = {SERVER_INFO_META_KEY: self._lowlevel_server.server_info_stamp}
+        return {"resultType": "complete", "_meta": stamp}
 
     # The SDK's lists, without what is not offered at the moment
 
@@ -273,30 +294,41 @@ class Kernel(SDKServer[Any]):
         hidden = {offered for offered in asked if not await offered()}
         return [item for item in items if switches.get(key(item)) not in hidden]
 
+    async def offers_tool(self, name: str) -> bool:
+        """Whether there is such a tool for the caller."""
+        offered = self._switches["tool"].get(name)
+        return self._tool_manager.get_tool(name) is not None and (offered is None or await offered())
+
+    async def offers_resource(self, uri: str) -> bool:
+        """Whether there is such a resource for the caller."""
+        return len(uri) <= MAX_URI and await self._resource_manager.find(uri) is not None
+
     # The SDK's public methods, with our context
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: SDKContext[Any, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
-        offered = self._switches["tool"].get(name)
-        if self._tool_manager.get_tool(name) is None or (offered is not None and not await offered()):
+        if not await self.offers_tool(name):
             raise MCPError(jsonrpc.INVALID_PARAMS, f"Unknown tool: {name}. Ask tools/list for the tools there are.")
+        own, run = self._own(context), super().call_tool
         try:
-            return await super().call_tool(name, arguments, self._own(context))
+            return await own.call.conduct(own, lambda: run(name, arguments, own))
         except UnexpectedToolError as error:
             # What a resolver asks is asked by the SDK, and what goes wrong then is no crash.
             if isinstance(error.__cause__, EXPLAINED):
-                raise ToolError(f"Error executing tool {name}: {explained(error.__cause__)}") from error
+                raise failure(error.__cause__, "tool", f"Error executing tool {name}: ") from error
             raise
+        except EXPLAINED as error:
+            raise failure(error, "tool", f"Error executing tool {name}: ") from error
 
     async def read_resource(
         self, uri: AnyUrl | str, context: SDKContext[Any, Any] | None = None
     ) -> Iterable[ReadResourceContents] | InputRequiredResult:
         # A handler that reads a resource of its server gets the SDK's errors, and may do without.
         nested = current_context.get(None) is not None
-        own = self._own(context)
+        own, run = self._own(context), super().read_resource
         try:
-            return await super().read_resource(uri, own)
+            return await own.call.conduct(own, lambda: run(uri, own))
         except ResourceNotFoundError as error:
             if nested:
                 raise
@@ -320,8 +352,9 @@ class Kernel(SDKServer[Any]):
         required = [argument.name for argument in prompt.arguments or () if argument.required]
         if missing := [argument for argument in required if argument not in (arguments or {})]:
             raise MCPError(jsonrpc.INVALID_PARAMS, f"Prompt {name} lacks arguments: {', '.join(missing)}")
+        own, run = self._own(context), super().get_prompt
         try:
-            return await super().get_prompt(name, arguments, self._own(context))
+            return await own.call.conduct(own, lambda: run(name, arguments, own))
         except ValueError as error:
             # The SDK wraps what the function raised twice.
             cause = error.__cause__ and error.__cause__.__cause__
@@ -346,9 +379,28 @@ class Kernel(SDKServer[Any]):
         await session.set_log_level(params.level)
         return EmptyResult()
 
+    async def _discover(self, ctx: ServerRequestContext[Any, Any], params: RequestParams) -> DiscoverResult:
+        options = self._options[cast(Call, ctx.request).http.streams]
+        return DiscoverResult(
+            supported_versions=list(MODERN_PROTOCOL_VERSIONS),
+            capabilities=options.capabilities,
+            instructions=options.instructions,
+        )
+
+    async def _handle_read_resource(
+        self, ctx: ServerRequestContext[Any, Any], params: ReadResourceRequestParams
+    ) -> ReadResourceResult | InputRequiredResult:
+        result = await super()._handle_read_resource(ctx, params)
+        if self._read_ttls and isinstance(result, ReadResourceResult):
+            found = await self._resource_manager.find(str(params.uri))
+            key = found.uri_template if isinstance(found, SDKTemplate) else str(params.uri)
+            # What is read may depend on who reads.
+            result.ttl_ms, result.cache_scope = self._read_ttls.get(key, 0), "private"
+        return result
+
     async def _subscribe(self, ctx: ServerRequestContext[Any, Any], params: SubscribeRequestParams) -> EmptyResult:
         uri = str(params.uri)
-        if len(uri) > MAX_URI or await self._resource_manager.find(uri) is None:
+        if not await self.offers_resource(uri):
             raise MCPError(jsonrpc.RESOURCE_NOT_FOUND, f"Unknown resource: {uri[:200]}", {"uri": uri[:200]})
         await cast(Call, ctx.request).session.change_subscription(uri, subscribed=True)
         return EmptyResult()
@@ -380,22 +432,9 @@ def traced(middleware: ServerMiddleware[Any]) -> ServerMiddleware[Any]:
     return trace_if_configured
 
 
-async def hook(method: Callable[..., Any], *args: Any) -> None:
-    """Run a hook, sync or async.
-
-    Raises:
-        MCPError: the hook raised it, to refuse with a text of its own.
-        SessionNotFound, StoreUnavailable: the session ended meanwhile, or its state could not be reached.
-        HookFailed: it raised anything else, which is logged.
-    """
-    try:
-        # By way of the function: bound methods are made anew at each access, and wrappers are kept by identity.
-        await threads.asynchronous(method.__func__)(method.__self__, *args)  # type: ignore[attr-defined]
-    except (MCPError, SessionNotFound, StoreUnavailable):
-        raise
-    except Exception as error:
-        logger.exception("hook=%s failed", method.__qualname__)
-        raise HookFailed("A handler of this server failed while the session was being set up. Try again.") from error
+def mirrored(tool: SDKTool) -> bool:
+    """Whether arguments of a tool are mirrored in ``Mcp-Param-*`` headers (SEP-2243)."""
+    return bool(x_mcp_header_map(tool.parameters))
 
 
 def limited(found: Completion | Iterable[str]) -> Completion:

@@ -91,7 +91,7 @@ async def post(kernel: Kernel, principal: Principal, http: Request, value: Any) 
             return await batch(visit, session, value)
         message = jsonrpc.message(value)
     except jsonrpc.InvalidMessage as error:
-        return json_response(jsonrpc.error(id_of(value), error.code, str(error)))
+        return json_response(jsonrpc.error(jsonrpc.id_of(value), error.code, str(error)))
     if type(message) is jsonrpc.Request:
         return await answered(answering(visit, session, {0: message}), itemgetter(0))
     await taken(visit, session, message)
@@ -238,7 +238,7 @@ async def batch(visit: Visit, session: LiveSession, values: list[Any]) -> Respon
         try:
             message = jsonrpc.message(value)
         except jsonrpc.InvalidMessage as error:
-            broken[place] = jsonrpc.error(id_of(value), error.code, str(error))
+            broken[place] = jsonrpc.error(jsonrpc.id_of(value), error.code, str(error))
         else:
             if isinstance(message, jsonrpc.Request):
                 requests[place] = message
@@ -315,14 +315,8 @@ def not_restored(value: Any, error: Exception) -> Response:
     """The answer to messages whose session could not be restored because a hook failed: an error for each request."""
     code = error.code if isinstance(error, MCPError) else jsonrpc.INTERNAL_ERROR
     values = value if type(value) is list else [value]
-    ids = [id_of(item) for item in values if type(item) is dict and "method" in item and "id" in item]
+    ids = [jsonrpc.id_of(item) for item in values if type(item) is dict and "method" in item and "id" in item]
     errors = [jsonrpc.error(id, code, str(error)) for id in ids]
     if not errors:
         return Response(ACCEPTED)
     return json_response(errors if type(value) is list else errors[0])
-
-
-def id_of(value: Any) -> jsonrpc.RequestId | None:
-    """The id to answer a broken message with, if it has a usable one."""
-    found = value.get("id") if type(value) is dict else None
-    return found if jsonrpc.is_request_id(found) else None

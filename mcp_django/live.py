@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from django.utils import timezone
-from mcp_types import InitializeRequestParams
+from mcp_types import ClientCapabilities, Implementation, InitializeRequestParams
 
 from mcp_django import jsonrpc
 from mcp_django.conf import mcp_settings
@@ -22,7 +22,7 @@ from mcp_django.state import State
 from mcp_django.store import SessionRecord, SessionStore
 
 if TYPE_CHECKING:
-    from mcp_django.calls import Call
+    from mcp_django.session_calls import SessionCall
 
 
 class LiveSession:
@@ -54,7 +54,7 @@ class LiveSession:
         self.principal = record.principal
         self.handlers: dict[type[Handler], Handler] = {}
         self.marker: RestoreMarker | None = None
-        self.calls: set[Call] = set()
+        self.calls: set[SessionCall] = set()
         self.streams = 0
         """How many connections on its streams are open here."""
         self.used = monotonic()
@@ -67,6 +67,16 @@ class LiveSession:
         self.initialized = record.initialized_at is not None
         self.log_level = record.log_level
         self.subscriptions = frozenset(json.loads(record.subscriptions_json))
+
+    @property
+    def capabilities(self) -> ClientCapabilities:
+        """What the client declared in ``initialize``."""
+        return self.client_params.capabilities
+
+    @property
+    def client_info(self) -> Implementation:
+        """The client's name and version as it gave them in ``initialize``."""
+        return self.client_params.client_info
 
     @property
     def state(self) -> State:

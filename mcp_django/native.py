@@ -22,6 +22,7 @@ from django.urls import get_resolver, set_script_prefix
 from mcp_django import conf, http, shutdown
 from mcp_django.conf import mcp_settings
 from mcp_django.endpoint import respond
+from mcp_django.http import Disconnect
 from mcp_django.routes import last_segment, match_of, mcp_routes, server_of
 from mcp_django.server import MCPServer
 from mcp_django.sse import Last
@@ -119,33 +120,35 @@ async def serve(server: MCPServer, scope: Scope, receive: Receive, send: Send) -
     request = await read(scope, receive)
     if request is None:
         return
+    disconnect = request.disconnect = Disconnect(lambda: disconnected(receive))
     response = await respond(server, request)
     if response.status >= 400:
         log(response.status, scope)
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
     if response.frames is None:
         headers.append((b"content-length", str(len(response.body)).encode()))
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    if response.frames is None:
-        await send({"type": "http.response.body", "body": response.body})
-    else:
-        await send_frames(response.frames, receive, send)
+    try:
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        if response.frames is None:
+            await send({"type": "http.response.body", "body": response.body})
+        else:
+            await send_frames(response.frames, disconnect, send)
+    finally:
+        disconnect.stop()
 
 
-async def send_frames(frames: AsyncGenerator[bytes, None], receive: Receive, send: Send) -> None:
+async def send_frames(frames: AsyncGenerator[bytes, None], disconnect: Disconnect, send: Send) -> None:
     """Send an event stream until it ends or its reader goes away."""
     sending = asyncio.current_task()
     assert sending is not None
     gone = False
 
-    async def notice_disconnect() -> None:
+    def end() -> None:
         nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
         gone = True
         sending.cancel()
 
-    listening = asyncio.create_task(notice_disconnect())
+    disconnect.call(end)
     more = True
     try:
         async with aclosing(frames):
@@ -158,8 +161,6 @@ async def send_frames(frames: AsyncGenerator[bytes, None], receive: Receive, sen
         # Cancelled by the server, too: then it is to hear of it.
         if not gone or sending.uncancel():
             raise
-    finally:
-        listening.cancel()
 
 
 async def read(scope: Scope, receive: Receive) -> http.Request | None:
@@ -185,6 +186,12 @@ async def read(scope: Scope, receive: Receive) -> http.Request | None:
     else:
         request.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     return request
+
+
+async def disconnected(receive: Receive) -> None:
+    """Return when the client has gone; everything else that it may send after its request is passed over."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def django_request(scope: Scope, body: bytes = b"") -> ASGIRequest:

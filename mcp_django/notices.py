@@ -15,11 +15,12 @@ from asgiref.sync import sync_to_async
 from django.db import DatabaseError, transaction
 
 from mcp_django import jsonrpc, visits
-from mcp_django.cursors import running_loop
+from mcp_django.answers import payload_of
+from mcp_django.connections import running_loop
 from mcp_django.memory_streams import MemoryStreams
 from mcp_django.store import ORMStore, session_store
 from mcp_django.stream_batches import Post, Raise
-from mcp_django.streams import here, payload_of, standalone_id
+from mcp_django.streams import here, standalone_id
 from mcp_django.visits import Item
 from mcp_django.wakeups import Wakeups
 

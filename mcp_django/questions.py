@@ -41,7 +41,7 @@ async def ask(
         MCPError: it answered with an error, or not in time.
     """
     session, streams = exchange.session, exchange.streams
-    check(session.client_params.capabilities, session.protocol_version, method, params or {})
+    check(session.capabilities, session.protocol_version, method, params or {})
     question = Question(uuid.uuid4(), session.digest, method)
     waiting: Future[str] = Future()
     streams.questions[question.id] = waiting
@@ -108,7 +108,9 @@ def check(capabilities: ClientCapabilities, version: str, method: str, params: M
     elif method == "sampling/createMessage":
         check_sampling(capabilities, params)
     elif method == "roots/list" and capabilities.roots is None:
-        raise ClientCannot("This client has no roots: it did not declare the capability `roots`. Go on without them.")
+        raise ClientCannot(
+            "This client has no roots: it did not declare the capability `roots`. Go on without them.", {"roots": {}}
+        )
 
 
 def check_elicitation(capabilities: ClientCapabilities, version: str, mode: str) -> None:
@@ -117,19 +119,30 @@ def check_elicitation(capabilities: ClientCapabilities, version: str, mode: str)
     if declared is None or version < ELICITATION_VERSION:
         raise ClientCannot(
             "This client cannot ask its user: it did not declare the capability `elicitation`. Take what is needed as "
-            "arguments instead."
+            "arguments instead.",
+            {"elicitation": {mode: {}}},
         )
     takes_url = declared.url is not None and version >= URL_MODE_VERSION
     if mode == "url" and not takes_url:
-        raise ClientCannot("This client cannot open a URL for its user: it did not declare `elicitation.url`.")
+        raise ClientCannot(
+            "This client cannot open a URL for its user: it did not declare `elicitation.url`.",
+            {"elicitation": {"url": {}}},
+        )
     if mode == "form" and declared.form is None and takes_url:
-        raise ClientCannot("This client shows no forms to its user: it declared `elicitation.url` alone.")
+        raise ClientCannot(
+            "This client shows no forms to its user: it declared `elicitation.url` alone.",
+            {"elicitation": {"form": {}}},
+        )
 
 
 def check_sampling(capabilities: ClientCapabilities, params: Mapping[str, Any]) -> None:
     """The same for sampling, and for tools in it."""
     declared = capabilities.sampling
     if declared is None:
-        raise ClientCannot("This client lends no model: it did not declare the capability `sampling`.")
+        raise ClientCannot(
+            "This client lends no model: it did not declare the capability `sampling`.", {"sampling": {}}
+        )
     if ("tools" in params or "toolChoice" in params) and declared.tools is None:
-        raise ClientCannot("This client's model takes no tools: it did not declare `sampling.tools`.")
+        raise ClientCannot(
+            "This client's model takes no tools: it did not declare `sampling.tools`.", {"sampling": {"tools": {}}}
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -23,6 +24,7 @@ from mcp_django.handlers import Enabled, Handler, Kind, Registration, no_bare_de
 
 if TYPE_CHECKING:
     from django.urls import URLPattern
+    from mcp.server.extension import Extension
     from mcp_types import Annotations as ResourceAnnotations
     from mcp_types import Icon, ToolAnnotations
 
@@ -45,6 +47,10 @@ class MCPServer:
         server_name: what clients are told as the server's name; ``name`` by default.
         title, version, description, instructions, website_url, icons: what clients are told about the server.
         authenticators: who may come in; those of ``MCP_DJANGO_AUTHENTICATORS`` by default.
+        cache_ttl: how long clients of 2026-07-28 may go on with the lists of tools, resources and prompts before they
+            ask again; by default they ask every time.
+        stateless: whether the revision without sessions, 2026-07-28, is served. If not, clients that know both go on
+            with a handshake, so that every call has a session.
 
     Raises:
         ImproperlyConfigured: the name is taken, empty or too long.
@@ -62,6 +68,8 @@ class MCPServer:
         website_url: str | None = None,
         icons: list[Icon] | None = None,
         authenticators: Sequence[Authenticator] | None = None,
+        cache_ttl: timedelta = timedelta(0),
+        stateless: bool = True,
     ) -> None:
         if not name or len(name) > 100:
             raise ImproperlyConfigured(f"A server's name has 1 to 100 characters, got {name!r}.")
@@ -75,6 +83,9 @@ class MCPServer:
         self.instructions = instructions
         self.website_url = website_url
         self.icons = icons
+        self.cache_ttl = cache_ttl
+        self.stateless = stateless
+        self.extensions: list[Extension] = []
         self._authenticators = tuple(authenticators) if authenticators is not None else None
         self._registrations: dict[tuple[str, str], Registration] = {}
         self._kernel: Kernel | None = None
@@ -150,11 +161,13 @@ class MCPServer:
         icons: list[Icon] | None = None,
         annotations: ResourceAnnotations | None = None,
         meta: dict[str, Any] | None = None,
+        cache_ttl: timedelta | None = None,
         enabled: Enabled | None = None,
     ) -> Callable[[FunctionT], FunctionT]:
         """Register a function as a resource, or as a template if ``uri`` has ``{variables}`` (RFC 6570).
 
         Args:
+            cache_ttl: how long clients of 2026-07-28 may go on with what they have read; by default they read anew.
             enabled: see :meth:`tool`.
         """
         options = {
@@ -166,6 +179,7 @@ class MCPServer:
             "icons": icons,
             "annotations": annotations,
             "meta": meta,
+            "cache_ttl": cache_ttl,
             "enabled": enabled,
         }
         return self._decorator("resource", uri, options)
@@ -199,6 +213,26 @@ class MCPServer:
         for registration in registrations_of(handler):
             self._add(registration)
         return handler
+
+    def extend(self, extension: Extension) -> None:
+        """Add an extension of the protocol: its tools, resources and methods, and what it says in the capabilities.
+
+        Args:
+            extension: as the SDK has them, e.g. ``mcp.server.apps.Apps()``. What it has is taken over at the server's
+                first use.
+
+        Raises:
+            ImproperlyConfigured: the server has one of this identifier, or has been used.
+        """
+        identifier = extension.identifier
+        if self._kernel is not None:
+            raise ImproperlyConfigured(
+                f"Extension {identifier!r} was added to server {self.name!r} after its first request. Add it in an "
+                "app's mcp.py, which is imported in time."
+            )
+        if any(other.identifier == identifier for other in self.extensions):
+            raise ImproperlyConfigured(f"Server {self.name!r} has the extension {identifier!r} already.")
+        self.extensions.append(extension)
 
     def _decorator(self, kind: Kind, argument: object, options: dict[str, Any]) -> Callable[[FunctionT], FunctionT]:
         no_bare_decorator(kind, argument)

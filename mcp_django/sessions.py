@@ -23,15 +23,15 @@ from mcp_types import InitializeRequestParams
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION
 from pydantic import ValidationError
 
-from mcp_django import jsonrpc, signals, threads
+from mcp_django import handshake, jsonrpc, signals, threads
 from mcp_django.auth import Principal
-from mcp_django.calls import Call
 from mcp_django.conf import mcp_settings
 from mcp_django.exceptions import SessionNotFound, StoreUnavailable
 from mcp_django.handlers import RestoreMarker, RestoreReason
 from mcp_django.live import LiveSession, LiveSessions
 from mcp_django.models import digest_of
 from mcp_django.processes import this_process
+from mcp_django.session_calls import SessionCall
 from mcp_django.store import SessionHead, SessionRecord, SessionStore, session_store
 from mcp_django.streams import Streams
 
@@ -59,13 +59,13 @@ class Visit:
         """The name under which the server's sessions are stored."""
         return self.kernel.owner.name
 
-    def hook(self, session: LiveSession) -> Call:
+    def hook(self, session: LiveSession) -> SessionCall:
         """What hooks and ``initialize`` run as: a call without a channel to the client."""
-        return Call(session, self.session_id, self.principal, self.http)
+        return SessionCall(self.server, session, self.session_id, self.principal, self.http)
 
     def start(self, session: LiveSession, request: jsonrpc.Request, exchange: Exchange, place: int) -> None:
         """Start the call that answers a request at its place of an exchange."""
-        call = Call(session, self.session_id, self.principal, self.http, request, exchange, place)
+        call = SessionCall(self.server, session, self.session_id, self.principal, self.http, request, exchange, place)
         call.start(lambda: self.kernel.respond(call, request.method, request.params))
 
 
@@ -101,10 +101,10 @@ class Sessions:
         record = new_record(visit, params, client_params)
         session = LiveSession(self.store, record, client_params)
         call = visit.hook(session)
-        result = await visit.kernel.initialize(call, params)
+        result = await handshake.initialize(visit.kernel, call, params)
         await self.store.create(record)
         try:
-            await visit.kernel.open_handlers(call, None)
+            await handshake.open_handlers(visit.kernel, call, None)
         except BaseException:
             await self.store.end(session.digest, "a handler refused the session", "terminated")
             raise
@@ -192,7 +192,7 @@ class Sessions:
             process_restore_count=self.live.restores(digest) + 1,
             initialized_at=record.initialized_at,
         )
-        await visit.kernel.replay(visit.hook(session), json.loads(record.initialize_params_json))
+        await handshake.replay(visit.kernel, visit.hook(session), json.loads(record.initialize_params_json))
         if not await self.store.mark_restored(digest, this_process(), visit.kernel.fingerprint):
             raise SessionNotFound
         if record.tools_fingerprint != visit.kernel.fingerprint:
@@ -231,7 +231,7 @@ class Sessions:
         except BaseException:
             session.initialized = False
             raise
-        await threads.start(lambda: visit.kernel.initialized(visit.hook(session), None))
+        await threads.start(lambda: handshake.initialized(visit.kernel, visit.hook(session), None))
 
     async def end(self, visit: Visit, reason: str) -> None:
         """End a session for every process.

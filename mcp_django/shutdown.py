@@ -12,11 +12,12 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
+from mcp_django import replies
 from mcp_django.calls import Call
 from mcp_django.conf import mcp_settings
 from mcp_django.exceptions import StoreUnavailable
@@ -64,21 +65,35 @@ def begin() -> None:
     """Start to end all streams and calls of this process. In its event loop."""
     # The interpreter looks for garbage once more when it ends, in everything that was ever imported: up to a second.
     gc.freeze()
-    for streams in list(here):
-        if not streams.closing:
-            streams.closing = True
-            task = asyncio.get_running_loop().create_task(end(streams))
-            _ending.add(task)
-            task.add_done_callback(_ending.discard)
+    open_streams = [streams for streams in list(here) if not streams.closing]
+    for streams in open_streams:
+        streams.closing = True
+        begin_in_task(end(streams))
+    begin_in_task(end_calls(tuple(replies.running)))
+
+
+def begin_in_task(ending: Coroutine[Any, Any, None]) -> None:
+    """Run this in a task that nobody waits for."""
+    task = asyncio.get_running_loop().create_task(ending)
+    _ending.add(task)
+    task.add_done_callback(_ending.discard)
 
 
 async def end(streams: Streams) -> None:
-    """Close connections that wait for nothing of this process, give running calls their time, end those that remain."""
+    """Close connections that wait for nothing of this process, end running calls, then close the other connections."""
+    for listener in tuple(streams.listeners):
+        listener.close("shutdown")
     running = {call.exchange.feed for call in streams.calls if call.exchange is not None}
     for cursor in tuple(streams.cursors):
         if cursor.feed not in running:
             cursor.close("shutdown")
-    calls = tuple(streams.calls)
+    await end_calls(tuple(streams.calls))
+    for cursor in tuple(streams.cursors):
+        cursor.close("shutdown")
+
+
+async def end_calls(calls: Collection[Call]) -> None:
+    """Give running calls their time, and end those that remain with an error."""
     try:
         calls = await unfinished(calls, mcp_settings.SHUTDOWN_GRACE)
     except asyncio.CancelledError:
@@ -89,11 +104,9 @@ async def end(streams: Streams) -> None:
         for call in calls:
             call.give_up(REASON)
     await unfinished(calls, SETTLE_SECONDS)
-    for cursor in tuple(streams.cursors):
-        cursor.close("shutdown")
 
 
-async def unfinished(calls: tuple[Call, ...], seconds: float) -> tuple[Call, ...]:
+async def unfinished(calls: Collection[Call], seconds: float) -> tuple[Call, ...]:
     """Those of ``calls`` whose answers are still not written after ``seconds``."""
     if calls:
         with suppress(TimeoutError):

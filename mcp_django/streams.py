@@ -22,11 +22,14 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from mcp_django import jsonrpc
+from mcp_django.answers import payload_of
 from mcp_django.background import PerProcess
 from mcp_django.conf import mcp_settings
-from mcp_django.cursors import RETRY_SECONDS, Cursor, StandaloneCursor
-from mcp_django.exceptions import EventTooLarge, StoreUnavailable, StreamLost
+from mcp_django.connections import RETRY_SECONDS
+from mcp_django.cursors import Cursor, StandaloneCursor
+from mcp_django.exceptions import StoreUnavailable, StreamLost
 from mcp_django.feeds import Feed
+from mcp_django.hearers import Hearer
 from mcp_django.memory_streams import MemoryStreams
 from mcp_django.processes import this_process
 from mcp_django.store import ORMStore, SessionStore
@@ -36,11 +39,10 @@ from mcp_django.wakeups import Wakeups
 from mcp_django.watcher import Watcher
 
 if TYPE_CHECKING:
-    from mcp_django.calls import Call
+    from mcp_django.session_calls import SessionCall
 
 logger = logging.getLogger("mcp_django.streams")
 
-LARGE_EVENT: Final = 1024 * 1024  # the Python 2.x client refuses larger ones
 FINISH_PATIENCE: Final = 10
 
 
@@ -49,7 +51,7 @@ here: WeakSet[Streams] = WeakSet()
 
 
 class Streams:
-    """The feeds, cursors, running calls and open questions of one process."""
+    """The feeds, cursors, listeners, running calls and open questions of one process."""
 
     def __init__(self, sessions: SessionStore) -> None:
         self.process = this_process()
@@ -57,7 +59,9 @@ class Streams:
         self.store: StreamStore = ORMStreams(sessions) if isinstance(sessions, ORMStore) else MemoryStreams()
         self.feeds: dict[int, Feed] = {}
         self.cursors: set[Cursor] = set()
-        self.calls: set[Call] = set()
+        self.listeners: set[Hearer] = set()
+        """Connections that hear a server's notices and belong to no session."""
+        self.calls: set[SessionCall] = set()
         self.questions: dict[uuid.UUID, Future[str]] = {}
         self.closing = False
         self._by_session: Counter[str] = Counter()
@@ -227,7 +231,7 @@ class Streams:
             StoreUnavailable: it may be the reader now or not, and is to try again.
         """
         feed, store = cursor.feed, self.store
-        clock = (await store.clocks([cursor.server]))[cursor.server]
+        clock = await self.clock(cursor.server)
         head = (await store.heads([feed.id])).get(feed.id)
         if head is None:
             await store.open_standalone(feed.id, feed.digest, clock)
@@ -279,6 +283,23 @@ class Streams:
             told = cursor.told if cursor.reads else None
             self.store.release(feed.id, cursor.token, told, lambda: self._released(feed))
 
+    async def clock(self, server: str) -> int:
+        """The number of a server's last notice.
+
+        Raises:
+            StoreUnavailable: it is not known.
+        """
+        return (await self.store.clocks([server]))[server]
+
+    def listen(self, listener: Hearer) -> None:
+        """A connection begins to hear a server's notices."""
+        self.listeners.add(listener)
+        if self.closing:
+            listener.close("shutdown")
+        self.watcher.start()
+        # What was raised since it asked where the server stood.
+        self.watcher.look_soon(f"topics:{listener.server}")
+
     def _released(self, feed: Feed) -> None:
         self.wakeups.send(f"stream:{feed.id:x}")
         for cursor in tuple(feed.cursors):
@@ -286,8 +307,13 @@ class Streams:
 
     def _too_many(self, digest: str) -> bool:
         return (
-            self._by_session[digest] > mcp_settings.MAX_SESSION_STREAMS or len(self.cursors) > mcp_settings.MAX_STREAMS
+            self._by_session[digest] > mcp_settings.MAX_SESSION_STREAMS or self.connections > mcp_settings.MAX_STREAMS
         )
+
+    @property
+    def connections(self) -> int:
+        """How many are open here."""
+        return len(self.cursors) + len(self.listeners)
 
     def connections_of(self, digest: str) -> int:
         """How many connections of a session are open here."""
@@ -363,21 +389,3 @@ _ids = PerProcess(lambda: count(secrets.randbits(34) << 29))
 def standalone_id(digest: str) -> int:
     """The id of a session's standalone stream: it follows from the session, so there cannot be two."""
     return int.from_bytes(sha256(f"standalone {digest}".encode()).digest()[:8]) >> 1
-
-
-def payload_of(message: dict[str, Any]) -> str:
-    """A message as events keep it.
-
-    Raises:
-        TypeError, ValueError: it is not JSON.
-        EventTooLarge: it is larger than ``MCP_DJANGO_MAX_EVENT_BYTES``.
-    """
-    payload = jsonrpc.line(message)
-    if len(payload) > mcp_settings.MAX_EVENT_BYTES:
-        raise EventTooLarge(
-            f"The message takes {len(payload)} bytes, {mcp_settings.MAX_EVENT_BYTES} are allowed on a stream "
-            "(MCP_DJANGO_MAX_EVENT_BYTES). Return less, in pages or as a resource."
-        )
-    if len(payload) > LARGE_EVENT:
-        logger.warning("an event of %d bytes: some clients refuse events over %d", len(payload), LARGE_EVENT)
-    return payload

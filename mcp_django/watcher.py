@@ -19,6 +19,7 @@ from mcp_django.background import BackgroundLoop
 from mcp_django.conf import mcp_settings
 from mcp_django.cursors import Cursor, StandaloneCursor
 from mcp_django.exceptions import StoreUnavailable
+from mcp_django.hearers import Hearer
 from mcp_django.lanes import inline
 from mcp_django.models import Cancellation
 from mcp_django.store import SessionHead
@@ -102,8 +103,8 @@ class Watcher:
         questions = list(streams.questions)
         if not everything:
             feeds = {id: feed for id, feed in feeds.items() if f"stream:{id:x}" in addresses}
-            servers = {server: cursors for server, cursors in servers.items() if f"topics:{server}" in addresses}
-            hearing = {cursor.feed.digest for cursors in servers.values() for cursor in cursors}
+            servers = {server: hearers for server, hearers in servers.items() if f"topics:{server}" in addresses}
+            hearing = {h.feed.digest for hs in servers.values() for h in hs if isinstance(h, StandaloneCursor)}
             sessions = {d: live for d, live in sessions.items() if f"session:{d}" in addresses or d in hearing}
             questions = [question for question in questions if f"question:{question}" in addresses]
         if not (feeds or sessions or servers or questions):
@@ -202,32 +203,34 @@ class Watcher:
 
     # Notices and answers
 
-    def _servers(self) -> dict[str, list[StandaloneCursor]]:
+    def _servers(self) -> dict[str, list[Hearer]]:
         """Servers whose notices somebody here hears."""
-        found: dict[str, list[StandaloneCursor]] = defaultdict(list)
+        found: dict[str, list[Hearer]] = defaultdict(list)
         for cursor in tuple(self._streams.cursors):
             if isinstance(cursor, StandaloneCursor) and cursor.reads:
                 found[cursor.server].append(cursor)
+        for listener in tuple(self._streams.listeners):
+            found[listener.server].append(listener)
         return found
 
     async def _look_at_sessions_and_notices(
-        self, sessions: dict[str, set[LiveSession]], servers: dict[str, list[StandaloneCursor]]
+        self, sessions: dict[str, set[LiveSession]], servers: dict[str, list[Hearer]]
     ) -> None:
         # In this order: whoever subscribed before a notice was raised is known as a subscriber when it is told.
         clocks = await self._streams.store.clocks(servers) if servers else {}
         await self._look_at_sessions(sessions)
         await self._look_at_notices(servers, clocks)
 
-    async def _look_at_notices(self, servers: dict[str, list[StandaloneCursor]], clocks: dict[str, int]) -> None:
+    async def _look_at_notices(self, servers: dict[str, list[Hearer]], clocks: dict[str, int]) -> None:
         store = self._streams.store
         for server, clock in clocks.items():
-            behind = [cursor for cursor in servers[server] if cursor.heard < clock]
+            behind = [hearer for hearer in servers[server] if hearer.heard < clock]
             if not behind:
                 continue
-            uris = {uri for cursor in behind for uri in cursor.session.subscriptions}
-            notices = await store.notices(server, min(cursor.heard for cursor in behind), uris)
-            for cursor in behind:
-                cursor.tell(notices, clock)
+            uris = {uri for hearer in behind for uri in hearer.uris}
+            notices = await store.notices(server, min(hearer.heard for hearer in behind), uris)
+            for hearer in behind:
+                hearer.tell(notices, clock)
 
     async def _look_at_answers(self, questions: list[Any]) -> None:
         if not questions:

@@ -17,7 +17,7 @@ HIDDEN_TOOL = "now_you_see_me"
 
 
 class SessionInfo(BaseModel):
-    session_id: str
+    session_id: str | None = Field(description="Null for clients of revisions without sessions")
     pid: int
     restored: bool = Field(description="Whether this process restored the session")
     restore_count: int = Field(description="How often this process restored it")
@@ -66,12 +66,12 @@ async def session_info(ctx: Context) -> SessionInfo:
     """Who and where: the session, the process that answers, the client and the user."""
     marker = ctx.restored
     return SessionInfo(
-        session_id=ctx.session_id,
+        session_id=ctx.session_id if ctx.has_session else None,
         pid=os.getpid(),
         restored=marker is not None,
         restore_count=marker.process_restore_count if marker else 0,
         protocol_version=ctx.protocol_version or "",
-        client_name=ctx.client_info.name,
+        client_name=ctx.client_info.name if ctx.client_info else "",
         user=ctx.user.get_username() or None,
     )
 

@@ -79,6 +79,10 @@ class Facts(TypedDict):
     restored: dict[str, Any] | None
 
 
+def name_of(ctx: Context) -> str:
+    return ctx.client_info.name if ctx.client_info else ""
+
+
 def facts_of(ctx: Context) -> Facts:
     marker = ctx.restored
     return {
@@ -88,7 +92,7 @@ def facts_of(ctx: Context) -> Facts:
         "path": ctx.request.path,
         "header": ctx.request.headers.get("X-Told"),
         "version": ctx.protocol_version,
-        "client": ctx.client_info.name,
+        "client": name_of(ctx),
         "log_level": ctx.call.session.log_level,
         "home": reverse("protocol-home"),
         "restored": None if marker is None else {"reason": marker.reason, "count": marker.restore_count},
@@ -581,7 +585,7 @@ def broken_prompt() -> str:
 @main.resource("test://session", mime_type="text/plain")
 async def session_resource(ctx: Context) -> str:
     """Knows its reader."""
-    return f"{ctx.client_info.name} reads"
+    return f"{name_of(ctx)} reads"
 
 
 @main.resource("test://users", mime_type="application/json")
@@ -605,7 +609,7 @@ def broken_resource() -> str:
 @main.resource("test://books/{isbn}", mime_type="text/plain")
 def book(ctx: Context, isbn: str) -> str:
     """A template, in sync code."""
-    return f"book {isbn} for {ctx.client_info.name}"
+    return f"book {isbn} for {name_of(ctx)}"
 
 
 # Completions: asked in order, the first that knows something answers.
@@ -631,7 +635,7 @@ def complete_style(ref: Any, argument: Any, context: Any) -> list[str] | None:
 def complete_isbn(ref: Any, argument: Any, context: Any, ctx: Context) -> Completion | None:
     if argument.name != "isbn":
         return None
-    return Completion(values=[f"{ref.uri} {ctx.client_info.name}"], total=7, has_more=True)
+    return Completion(values=[f"{ref.uri} {name_of(ctx)}"], total=7, has_more=True)
 
 
 # Handlers

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from mcp.shared.exceptions import MCPError
-from mcp_types import PROTOCOL_VERSION_META_KEY
 
 from mcp_django import signals
 from mcp_django.models import Session as Row
@@ -14,6 +13,7 @@ from mcp_django.models import digest_of
 from tests.protocol.client import Client, case, initialize_params, together
 from tests.protocol.processes import Processes
 from tests.protocol.stage import Stage
+from tests.protocol.stateless import Stateless
 
 pytestmark = pytest.mark.anyio
 
@@ -95,15 +95,12 @@ async def test_initialize_on_a_living_session_opens_another_one(client: Client) 
     assert (await session.call("add", a=1, b=1)) == {"result": 2}
 
 
-async def test_initialize_with_the_envelope_of_2026_is_refused_with_the_versions_that_are_served(
-    client: Client,
-) -> None:
-    params = initialize_params() | {"_meta": {PROTOCOL_VERSION_META_KEY: "2026-07-28"}}
-    response = await client.post(client.message("initialize", params))
-    assert response.status == 400
-    assert response.error["code"] == -32022
-    assert set(response.error["data"]["supported"]) == set(SERVED)
-    assert response.error["data"]["requested"] == "2026-07-28"
+async def test_initialize_with_the_envelope_of_2026_is_no_method_of_that_revision(client: Client) -> None:
+    message = Stateless(client).message("initialize", initialize_params())
+    response = await Stateless(client).post(message)
+    assert response.status == 404
+    assert response.error["code"] == -32601
+    assert response.json["id"] == message["id"]
     assert response.header("mcp-session-id") is None
     assert not await Row.objects.aexists()
 

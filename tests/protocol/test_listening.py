@@ -120,7 +120,8 @@ async def test_a_get_stream_is_kept_alive_by_comments_whether_it_reads_or_waits(
 REFUSED: list[tuple[int, dict[str, Any]]] = [
     (400, {"Mcp-Session-Id": None}),
     (404, {"Mcp-Session-Id": "nobody's"}),
-    (400, {"MCP-Protocol-Version": "2026-07-28"}),
+    (400, {"MCP-Protocol-Version": "2025-01-01"}),
+    (405, {"MCP-Protocol-Version": "2026-07-28"}),
     (406, {"Accept": "application/json"}),
     (406, {"Accept": "text/event-stream;q=0"}),
     (404, {"Authorization": "Bearer nonsense"}),

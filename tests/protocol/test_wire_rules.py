@@ -206,7 +206,7 @@ async def test_rule_5_a_request_without_the_header_speaks_the_session_s_version(
     assert (await session.delete({"MCP-Protocol-Version": None})).status == 204
 
 
-UNSUPPORTED = ["2026-07-28", "1999-12-31", "latest", "", "2025-11-25, 2025-11-25", "ü" * 200]
+UNSUPPORTED = ["2026-07-27", "1999-12-31", "latest", "", "2025-11-25, 2025-11-25", "ü" * 200]
 
 
 async def test_rule_5_an_unsupported_version_in_the_header_is_400_and_says_what_is_supported(client: Client) -> None:
@@ -221,12 +221,21 @@ async def test_rule_5_an_unsupported_version_in_the_header_is_400_and_says_what_
             assert (await session.request("ping")).result == {}
 
 
+async def test_rule_5_the_header_of_2026_on_a_session_asks_for_the_envelope(client: Client) -> None:
+    session = await client.open()
+    response = await session.post(client.message("ping"), {"MCP-Protocol-Version": "2026-07-28"})
+    assert response.status == 400
+    assert response.error["code"] == -32602
+    assert "params._meta" in response.error["message"]
+
+
 async def test_rule_5_the_envelope_of_2026_on_a_session_is_400(client: Client) -> None:
     session = await client.open()
     params = {"_meta": {PROTOCOL_VERSION_META_KEY: "2026-07-28"}}
     response = await session.request("tools/list", params)
     assert response.status == 400
-    assert response.error["code"] == -32022
+    # Half an envelope: it does not say what the client can do.
+    assert response.error["code"] == -32602
 
 
 # 6: unknown tools, completions

@@ -452,8 +452,14 @@ class TestResponses:
         exposed = {name.strip() for name in headers["Access-Control-Expose-Headers"].split(",")}
         assert {"Mcp-Session-Id", "WWW-Authenticate"} <= exposed
 
+    def test_a_preflight_hears_the_mirrored_arguments_that_it_asks_for_and_nothing_else(self) -> None:
+        asked = "X-Other, MCP-Param-Region, mcp-param-, mcp-param-a b, Mcp-Param-x\ny"
+        headers = dict(http.options_response(request(("Access-Control-Request-Headers", asked))).headers)
+        allowed = {name.strip().lower() for name in headers["Access-Control-Allow-Headers"].split(",")}
+        assert {name for name in allowed if "param" in name or "other" in name} == {"mcp-param-region"}
+
     def test_a_preflight_hears_every_method_and_header_of_the_protocol(self) -> None:
-        response = http.options_response()
+        response = http.options_response(request(method="OPTIONS"))
         headers = dict(response.headers)
         assert response.status == 204
         assert response.body == b""

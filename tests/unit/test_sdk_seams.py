@@ -59,7 +59,21 @@ from tests.unit.records import PARAMS
 pytestmark = pytest.mark.anyio
 
 SOURCES = Path(mcp_django.__file__).parent
-SDK_MODULES = {"bindings", "calls", "context", "kernel", "legacy", "pagination", "questions"}
+SDK_MODULES = {
+    "bindings",
+    "calls",
+    "context",
+    "handshake",
+    "kernel",
+    "legacy",
+    "listening",
+    "modern",
+    "pagination",
+    "questions",
+    "rounds",
+    "server",  # for a type only
+    "session_calls",
+}
 
 
 @contextmanager
