@@ -13,7 +13,7 @@ import pytest
 
 from tests.live.databases import Database
 from tests.live.fixtures import Serve, serving
-from tests.live.servers import Server, wait_until
+from tests.live.servers import Server, manage, wait_until
 from tests.live.streams import Message, Stream, check_whole, is_answer, progress_of
 from tests.live.wire import LIVE, Client
 
@@ -98,15 +98,65 @@ def test_a_stream_is_followed_live_on_another_process(trio: Trio) -> None:
 
 
 def test_a_connection_that_is_still_open_ends_when_another_process_takes_the_stream_over(trio: Trio) -> None:
-    client = Client(trio.a).initialize()
-    with client.start("slow_progress", "token", steps=12, seconds=3) as stream:
+    party = uuid.uuid4().hex
+    client = Client(trio.a, path=LIVE).initialize()
+    with client.start("stepwise", "token", party=party, steps=2) as stream:
+        client.call("let_step", party=party)
         got = stream.messages(1)
         with client.at(trio.b).resume(stream) as resumed:
+            assert resumed.status() == 200
+            # The call has not ended yet, so the answer will go to one of them alone.
+            assert stream.rest() == []
+            assert stream.response.complete
+            client.call("let_step", party=party)
             got += resumed.rest()
-        check_whole(got, 12, "token")
-        # It is closed before the call ends, so the answer goes to one of them alone.
-        assert not any(is_answer(message) for message in stream.rest())
-        assert stream.response.complete
+    assert progress_of(got) == [1, 2]
+    assert [message["result"]["structuredContent"] for message in got if is_answer(message)] == [{"rows": 2}]
+
+
+def mangled(event_id: str) -> list[str]:
+    """Event ids that are none, made from one that is."""
+    other = "A" if event_id[0] != "A" else "B"
+    return [event_id[:-1], event_id + "A", other + event_id[1:], event_id * 2, "A" * 4000, "1"]
+
+
+def test_an_event_id_that_is_not_the_sessions_own_is_400_on_every_process(trio: Trio) -> None:
+    client, stranger = Client(trio.a).initialize(), Client(trio.b).initialize()
+    with client.start("slow_progress", "token", steps=30, seconds=6) as stream, client.listen() as standalone:
+        got = stream.messages(1)
+        standalone.frame()
+        assert stream.last_id
+        assert standalone.last_id
+        for server in trio:
+            for own in (stream.last_id, standalone.last_id):
+                with stranger.at(server).listen(own) as foreign:
+                    assert (foreign.status(), foreign.last_id) == (400, own)
+            for forged in mangled(stream.last_id):
+                with client.at(server).listen(forged) as refused:
+                    assert refused.status() == 400, forged
+        # Nobody has taken anything over by it.
+        check_whole(got + stream.rest(), 30, "token")
+        assert standalone.arrived() == []
+        assert not standalone.ended
+
+
+def test_own_event_ids_are_400_once_all_is_delivered_and_an_error_for_the_request_once_it_is_pruned(
+    trio: Trio, database: Database
+) -> None:
+    client = Client(trio.a).initialize()
+    broken, got = broken_after(client, 1, steps=2, seconds=0.2)
+    with client.at(trio.b).resume(broken) as resumed:
+        check_whole(got + resumed.rest(), 2, "token")
+    for server in trio:
+        with client.at(server).resume(resumed) as again:
+            assert again.status() == 400
+    manage(database.url, "clearmcpsessions", LIVE_STREAM_RETENTION="0.001")
+    for server in trio:
+        with client.at(server).resume(broken) as late:
+            (answer,) = late.rest()
+            assert (answer["id"], answer["error"]["code"]) == (broken.request_id, CALL_LOST)
+            # There is nothing to come back for.
+            assert (late.last_id, late.response.complete) == (broken.last_id, True)
 
 
 def test_a_stream_whose_producer_was_killed_when_it_was_done_is_replayed_to_the_result(
