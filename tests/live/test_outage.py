@@ -203,7 +203,7 @@ def test_a_failover_of_20_seconds_kills_no_running_call(
     # One is read where it runs, the other elsewhere; a third ends while the database is away.
     here = client.start("slow_progress", "here", steps=30, seconds=6)
     there = client.start("slow_progress", "there", steps=30, seconds=6)
-    ending = client.start("slow_progress", "ending", steps=2, seconds=2)
+    ending = client.start("slow_progress", "ending", steps=2, seconds=4)
     with here, there, ending:
         got = {"here": here.messages(3), "there": there.messages(3), "ending": ending.messages(1)}
     with client.at(follower).resume(there) as there, client.resume(here) as here, client.resume(ending) as ending:

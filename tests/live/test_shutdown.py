@@ -17,6 +17,7 @@ from tests.live.databases import Database
 from tests.live.fixtures import Serve, serving
 from tests.live.measuring import note
 from tests.live.servers import ENTRIES, Server, wait_until
+from tests.live.stopping import GONE_SECONDS, GRACE_SECONDS, check_gone, stop
 from tests.live.streams import Stream, check_whole, is_answer
 from tests.live.wire import LIVE, Client
 
@@ -27,9 +28,6 @@ SERVERS = ("uvicorn", "granian", "gunicorn")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # SIGQUIT is what workers of gunicorn get when the main process alone was told of a Ctrl-C.
 ENDS = [*((kind, number) for kind in SERVERS for number in SIGNALS), ("gunicorn", signal.SIGQUIT)]
-GONE_SECONDS = 2.0
-# MCP_DJANGO_SHUTDOWN_GRACE, and a moment to write the errors.
-GRACE_SECONDS = 1.5
 CALL_LOST = -32000
 LEASE = 12.0
 RETRY = 3000
@@ -40,23 +38,6 @@ def successor(database: Database, tmp_path_factory: pytest.TempPathFactory) -> I
     """The process that the balancer chooses from then on."""
     with serving(database, tmp_path_factory.mktemp("successor")) as start:
         yield start()
-
-
-def stop(server: Server, number: signal.Signals = signal.SIGTERM) -> float:
-    """Stop a server that has open streams and nothing else; returns the seconds that it took."""
-    server.disconnect()
-    return server.terminate(number)
-
-
-def check_gone(elapsed: float, server: Server, number: signal.Signals = signal.SIGTERM) -> None:
-    """Gone within two seconds. On a busy machine without any stream it may take as long; then streams delay the end
-    by no more than calls are given to end in."""
-    if elapsed >= GONE_SECONDS:
-        server.start()
-        Client(server).initialize().call("add", a=1, b=2)
-        idle = stop(server, number)
-        print(f"[measured] {server!r} without streams: gone {idle:.2f} s after {number.name}, with {elapsed:.2f} s")
-        assert elapsed - idle < GRACE_SECONDS
 
 
 def check_farewell(stream: Stream) -> None:
