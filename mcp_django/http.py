@@ -87,7 +87,8 @@ class Request:
         self.header_bytes = 0
         for raw_name, raw_value in raw_headers:
             self.header_bytes += len(raw_name) + len(raw_value)
-            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            # Some servers leave the white space around a value, which is no part of it (RFC 9110, 5.5).
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1").strip(" \t")
             if name in self.headers:
                 # Lists may come in several lines (RFC 9110, 5.3), cookies with another separator (RFC 6265, 5.4).
                 self.repeated = (self.repeated or set()) | {name}

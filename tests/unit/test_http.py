@@ -57,6 +57,10 @@ class TestRequest:
         assert request(("MCP-Session-ID", "abc")).single("mcp-session-id") == "abc"
         assert request().single("mcp-session-id") is None
 
+    def test_white_space_around_a_value_is_no_part_of_it(self) -> None:
+        found = request(("Mcp-Name", " \tadd two \t"), ("Accept", " text/html"), ("Accept", "text/plain ")).headers
+        assert found == {"mcp-name": "add two", "accept": "text/html, text/plain"}
+
     def test_refuses_a_header_that_may_come_once_and_came_twice(self) -> None:
         twice = request(("Mcp-Session-Id", "abc"), ("mcp-session-id", "abc"))
         response = refusal_of(twice.single, "mcp-session-id")
