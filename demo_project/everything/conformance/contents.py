@@ -1,8 +1,7 @@
-"""The fixtures that the official conformance suite expects of a server; names and results are the suite's."""
+"""Tools that answer with each kind of content, resources, prompts and completions."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from base64 import b64decode
 from typing import Any
@@ -14,18 +13,14 @@ from mcp_types import (
     EmbeddedResource,
     PromptReference,
     ResourceTemplateReference,
-    SamplingMessage,
     TextContent,
     TextResourceContents,
 )
-from pydantic import BaseModel, Field
 
 from demo_project.everything.server import everything
-from mcp_django import Context
 
 PNG = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8DwHwAFBQIAX8jx0gAAAABJRU5ErkJggg==")
 WAV = b64decode("UklGRiYAAABXQVZFZm10IBAAAAABAAEAQB8AAAB9AAACABAAZGF0YQIAAAA=")
-PAUSE = 0.05
 JSON_SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "type": "object",
@@ -99,25 +94,6 @@ def test_error_handling() -> TextContent:
     raise ToolError("This tool intentionally returns an error for testing")
 
 
-@everything.tool()
-async def test_tool_with_progress(ctx: Context) -> TextContent:
-    """Report progress three times."""
-    for progress in (0, 50, 100):
-        await ctx.report_progress(progress, 100, f"Completed step {progress} of 100")
-        await asyncio.sleep(PAUSE)
-    meta = ctx.request_context.meta or {}
-    return text(f"Progress token: {meta.get('progress_token')}")
-
-
-@everything.tool()
-async def test_tool_with_logging(ctx: Context) -> TextContent:
-    """Log three times."""
-    for message in ("Tool execution started", "Tool processing data", "Tool execution completed"):
-        await ctx.info(message)
-        await asyncio.sleep(PAUSE)
-    return text("Logged three messages.")
-
-
 @everything.tool(input_schema=JSON_SCHEMA)
 def json_schema_2020_12_tool(
     name: str | None = None,
@@ -128,89 +104,6 @@ def json_schema_2020_12_tool(
 ) -> TextContent:
     """Take arguments whose schema uses keywords that no Python signature can say."""
     return text(f"Reach {name or 'them'} at {phone or email}.")
-
-
-@everything.tool()
-async def test_sampling(prompt: str, ctx: Context) -> TextContent:
-    """Let the client's model answer a prompt."""
-    answer = await ctx.session.create_message(
-        [SamplingMessage(role="user", content=text(prompt))],
-        max_tokens=100,
-        related_request_id=ctx.request_id,
-    )
-    said = answer.content.text if isinstance(answer.content, TextContent) else f"({answer.content.type})"
-    return text(f"LLM response: {said}")
-
-
-class Account(BaseModel):
-    username: str = Field(description="User's name")
-    email: str = Field(description="User's email address")
-
-
-class Defaults(BaseModel):
-    """Every primitive type with a default (SEP-1034)."""
-
-    name: str = "John Doe"
-    age: int = 30
-    score: float = 95.5
-    status: str = Field("active", json_schema_extra={"enum": ["active", "inactive", "pending"]})
-    verified: bool = True
-
-
-OPTIONS = ["option1", "option2", "option3"]
-TITLED: list[Any] = [
-    {"const": "value1", "title": "First Option"},
-    {"const": "value2", "title": "Second Option"},
-    {"const": "value3", "title": "Third Option"},
-]
-
-
-class Choices(BaseModel):
-    """Every way to write an enum (SEP-1330)."""
-
-    untitledSingle: str = Field(json_schema_extra={"enum": [*OPTIONS]})
-    titledSingle: str = Field(json_schema_extra={"oneOf": TITLED})
-    legacyEnum: str = Field(
-        json_schema_extra={
-            "enum": ["opt1", "opt2", "opt3"],
-            "enumNames": ["Option One", "Option Two", "Option Three"],
-        }
-    )
-    untitledMulti: list[str] = Field(json_schema_extra={"items": {"type": "string", "enum": [*OPTIONS]}})
-    titledMulti: list[str] = Field(json_schema_extra={"items": {"anyOf": TITLED}})
-
-
-async def ask(ctx: Context, message: str, form: type[BaseModel]) -> TextContent:
-    answer = await ctx.elicit(message, form)
-    content = answer.data.model_dump_json() if answer.action == "accept" else "{}"
-    return text(f"User response: action={answer.action}, content={content}")
-
-
-@everything.tool()
-async def test_elicitation(message: str, ctx: Context) -> TextContent:
-    """Ask the user for two required values."""
-    return await ask(ctx, message, Account)
-
-
-@everything.tool()
-async def test_elicitation_sep1034_defaults(ctx: Context) -> TextContent:
-    """Ask the user, with a default for each primitive type."""
-    return await ask(ctx, "Please review your profile", Defaults)
-
-
-@everything.tool()
-async def test_elicitation_sep1330_enums(ctx: Context) -> TextContent:
-    """Ask the user to choose, with each way to write an enum."""
-    return await ask(ctx, "Please choose", Choices)
-
-
-@everything.tool()
-async def test_reconnection(ctx: Context) -> TextContent:
-    """Close the stream before the answer, so that the client has to come back for it."""
-    await ctx.report_progress(0, 1)
-    await ctx.close_sse_stream()
-    await asyncio.sleep(0.2)
-    return text("Reconnection test completed")
 
 
 @everything.resource("test://static-text", mime_type="text/plain")
