@@ -138,7 +138,7 @@ class Call:
         Raises:
             NoSession: the client speaks a revision without sessions.
         """
-        raise NoSession(self.peer.protocol_version)
+        raise NoSession
 
     @property
     def session_id(self) -> str | None:

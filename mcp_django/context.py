@@ -60,7 +60,7 @@ class Context(SDKContext[Any, Any]):
             NoSession: the call belongs to none.
         """
         if (session_id := self.call.session_id) is None:
-            raise NoSession(self.call.peer.protocol_version)
+            raise NoSession
         return session_id
 
     @property

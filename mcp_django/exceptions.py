@@ -56,11 +56,12 @@ class ClientCannot(HandlerError):
 class NoSession(HandlerError):
     """A handler asked for what belongs to a session, and the client speaks a revision without sessions."""
 
-    def __init__(self, version: str) -> None:
+    def __init__(self) -> None:
         super().__init__(
-            f"This needs a session, and protocol version {version} has none, so it does not work with this client. Say "
-            "so to the user, or reach the goal with other tools. (For the server's developer: keep what must outlive a "
-            "call in an mcp_django.Handle, which works in every version; ctx.has_session tells the two apart.)"
+            "This needs a session, and the protocol version that this client speaks has none, so it does not work "
+            "with this client. Say so to the user, or reach the goal with other tools. (For the server's developer: "
+            "keep what must outlive a call in a mcp_django.Handle, which works in every version; ctx.has_session tells "
+            "the two apart.)"
         )
 
 

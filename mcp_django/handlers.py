@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 
+from mcp_django.exceptions import NoSession
+
 if TYPE_CHECKING:
     from mcp_django.live import LiveSession
 
@@ -94,10 +96,22 @@ class Handler:
     survive belongs into ``self.session.state``, not into attributes. Hooks may be sync or async, and may use the
     ORM; a hook that raises fails the request that needed the session, and the next request tries again. Hooks
     cannot ask the client questions.
+
+    For a client without sessions (2026-07-28) each request has a fresh instance, and no hook runs.
     """
 
-    session: LiveSession
-    """The live session that this instance serves; set before any hook runs."""
+    _session: LiveSession | None = None
+
+    @property
+    def session(self) -> LiveSession:
+        """The live session that this instance serves; there before any hook runs.
+
+        Raises:
+            NoSession: it serves one request of a client without sessions.
+        """
+        if self._session is None:
+            raise NoSession
+        return self._session
 
     def on_initialize(self, params: Any, marker: RestoreMarker | None) -> Any:
         """The handshake: the client's ``initialize`` params arrived, or are replayed (``marker`` says so)."""

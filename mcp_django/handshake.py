@@ -36,7 +36,7 @@ async def open_handlers(kernel: Kernel, call: SessionCall, marker: RestoreMarker
     current_call.set(call)
     for handler_class in kernel.handler_classes:
         handler = handler_class()
-        handler.session = call.session
+        handler._session = call.session
         call.session.handlers[handler_class] = handler
         await hook(handler.on_initialize, call.session.client_params, marker)
 

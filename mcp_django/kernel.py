@@ -320,6 +320,11 @@ class Kernel(SDKServer[Any]):
             raise
         except EXPLAINED as error:
             raise failure(error, "tool", f"Error executing tool {name}: ") from error
+        except MCPError as error:
+            # The SDK's resolvers say what a client lacks in a code that sessions do not have.
+            if error.code == jsonrpc.MISSING_REQUIRED_CLIENT_CAPABILITY and own.has_session:
+                raise ToolError(f"Error executing tool {name}: {error.message}") from error
+            raise
 
     async def read_resource(
         self, uri: AnyUrl | str, context: SDKContext[Any, Any] | None = None

@@ -30,7 +30,7 @@ from mcp_types import (
 )
 from pydantic import ValidationError
 
-from mcp_django import http, jsonrpc, questions, rounds
+from mcp_django import http, jsonrpc, questions, rounds, threads
 from mcp_django.answers import encoded
 from mcp_django.auth import Principal
 from mcp_django.calls import Call, ResultT
@@ -52,7 +52,6 @@ PARAM_HEADERS: Final = "mcp-param-"
 STATUS: Final[Mapping[int, int]] = {**ERROR_CODE_HTTP_STATUS, jsonrpc.SERVER_BUSY: 503, jsonrpc.CALL_LOST: 503}
 # A call that ends sooner need not be cancelled, and most do.
 WATCH_AFTER: Final = 0.05
-
 OFF: Final = ("decline", "cancel")
 
 
@@ -219,7 +218,9 @@ async def check_mirrored(kernel: Kernel, request: Request, message: jsonrpc.Requ
     params = message.params or {}
     name, arguments = params.get("name"), params.get("arguments") or {}
     schema = kernel.param_headers.get(name) if isinstance(name, str) else None
-    if schema is None or not isinstance(arguments, dict) or not await kernel.offers_tool(str(name)):
+    if schema is None or not isinstance(arguments, dict):
+        return
+    if not await threads.start(lambda: kernel.offers_tool(str(name))):
         return
     rejection = validate_mcp_param_headers(schema, arguments, request.headers)
     if rejection is not None:
@@ -232,7 +233,7 @@ async def answered(
     """Run the request and answer it, in one piece or as a stream."""
     server = kernel.owner.name
     if message.method == LISTEN and request.streams:
-        return await listen(server, message, kernel.offers_resource, kernel.closing())
+        return await threads.start(lambda: listen(server, message, kernel.offers_resource, kernel.closing()))
     reply = Reply(streams_allowed=request.streams)
     call = reply.call = StatelessCall(server, envelope, principal, request, message, reply)
     call.start(lambda: kernel.respond(call, message.method, message.params))
