@@ -48,8 +48,8 @@ mcp.server_name = "library"
 mcp.title = "A small public library"
 mcp.instructions = (
     "Find books with search_books, then borrow and return them by ISBN. Borrowing needs a library card, named once "
-    "for the session. The reading list (put_on_shelf) needs none. Subscribe to a book's resource to hear when a copy "
-    "comes back."
+    "for the session, or with each call by clients without one. The reading list (put_on_shelf) is kept in the "
+    "session and needs no card. Subscribe to a book's resource to hear when a copy comes back."
 )
 
 READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
@@ -60,7 +60,7 @@ IMPORT_BATCH = 250
 IMPORT_STEPS = 50
 
 Isbn = Annotated[str, Field(description="ISBN-13 as search_books gives it, with or without hyphens")]
-Card = Annotated[str | None, Field(description="Library card, such as LIB-0001. Needed once, the session remembers it")]
+Card = Annotated[str | None, Field(description="Library card, such as LIB-0001. A session remembers it")]
 
 
 async def book_of(isbn: str) -> Book:
@@ -77,9 +77,10 @@ async def member_of(ctx: Context, card: str | None) -> Member:
         member = await Member.objects.filter(card=card.strip().upper()).afirst()
         if member is None:
             raise ToolError(f"There is no card {card!r}. Cards run from {fill.card(1)} to {fill.card(fill.MEMBERS)}.")
-        await ctx.state.aset("card", member.card)
+        if ctx.has_session:
+            await ctx.state.aset("card", member.card)
         return member
-    if remembered := await ctx.state.aget("card"):
+    if ctx.has_session and (remembered := await ctx.state.aget("card")):
         member = await Member.objects.filter(card=remembered).afirst()
     elif ctx.user.is_authenticated:
         member = await Member.objects.filter(user_id=ctx.user.pk).afirst()
