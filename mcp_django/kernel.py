@@ -218,6 +218,7 @@ class Kernel(SDKServer[Any]):
         changes = NotificationOptions(prompts_changed=streams, resources_changed=streams, tools_changed=streams)
         options = self._lowlevel_server.create_initialization_options(changes)
         capabilities = options.capabilities = options.capabilities.model_copy()
+        capabilities.extensions = capabilities.extensions or None
         if not streams:
             capabilities.logging = None
         if capabilities.resources is not None:

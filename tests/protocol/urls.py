@@ -9,7 +9,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.urls import include, path, re_path
 
-from tests.protocol import servers
+from tests.protocol import handle_servers, round_servers, servers
 from tests.protocol.stage import stage
 
 
@@ -40,6 +40,11 @@ urlpatterns = [
     path("empty/", include(servers.empty.urls)),
     path("long/", include(servers.long_lists.urls)),
     path("switching/", include(servers.switching.urls)),
+    path("asking/", include(round_servers.asking.urls)),
+    path("cached/", include(round_servers.cached.urls)),
+    path("handshake-only/", include(round_servers.handshake_only.urls)),
+    path("handles/", include(handle_servers.first.urls)),
+    path("handles-second/", include(handle_servers.second.urls)),
     path("deep/er/<str:tenant>/", include(servers.main.urls)),
     path("by-name/<slug:name>", view),
     re_path(r"^by-pattern/optional/mcp/?\Z", view),
