@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from mcp_django.auth import Authenticator, Principal
     from mcp_django.context import Context
     from mcp_django.handlers import Handler, RestoreMarker, prompt, resource, tool
+    from mcp_django.handles import Handle
     from mcp_django.model_resources import resource_updates
     from mcp_django.server import MCPServer, mcp
 
 __all__ = [
     "Authenticator",
     "Context",
+    "Handle",
     "Handler",
     "MCPServer",
     "Principal",
@@ -32,6 +34,7 @@ __all__ = [
 _HOMES = {
     "Authenticator": "mcp_django.auth",
     "Context": "mcp_django.context",
+    "Handle": "mcp_django.handles",
     "Handler": "mcp_django.handlers",
     "MCPServer": "mcp_django.server",
     "Principal": "mcp_django.auth",

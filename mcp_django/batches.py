@@ -1,4 +1,4 @@
-"""Reads and writes of sessions, as they go through the lanes: each kind serves many at once."""
+"""Reads and writes of sessions and of states, as they go through the lanes: each kind serves many at once."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.db import connections
 from django.db.models import F
 
 from mcp_django.exceptions import HandlerError, SessionNotFound
-from mcp_django.models import Process, Session
-from mcp_django.state import state_text
+from mcp_django.models import Process, Session, Stateful
+from mcp_django.state import StateOperation, state_text
 from mcp_django.visits import alias
 
 if TYPE_CHECKING:
-    from mcp_django.store import SessionRecord, StateOperation
+    from mcp_django.store import SessionRecord
 
 HEAD_COLUMNS = ("server", "principal", "status", "epoch", "expires_at")
 RECORD_COLUMNS = (
@@ -50,7 +50,7 @@ class ReadHead:
 
     @staticmethod
     def serve(items: Sequence[ReadHead]) -> list[tuple[Any, ...] | None]:
-        heads = {row[0]: tuple(row[1:]) for row in _rows({item.digest for item in items}, HEAD_COLUMNS)}
+        heads = {row[0]: tuple(row[1:]) for row in rows_of(Session, {item.digest for item in items}, HEAD_COLUMNS)}
         return [heads.get(item.digest) for item in items]
 
 
@@ -63,7 +63,7 @@ class ReadHeads:
     @staticmethod
     def serve(items: Sequence[ReadHeads]) -> list[dict[str, tuple[Any, ...]]]:
         digests = {digest for item in items for digest in item.digests}
-        rows = _sessions(digests).values_list("pk", *HEAD_COLUMNS) if digests else ()
+        rows = those(Session, digests).values_list("pk", *HEAD_COLUMNS) if digests else ()
         heads = {row[0]: tuple(row[1:]) for row in rows}
         return [{digest: heads[digest] for digest in item.digests if digest in heads} for item in items]
 
@@ -77,7 +77,7 @@ class ReadRecord:
     @staticmethod
     def serve(items: Sequence[ReadRecord]) -> list[dict[str, Any] | None]:
         columns = ("digest", *RECORD_COLUMNS)
-        rows = _rows({item.digest for item in items}, RECORD_COLUMNS)
+        rows = rows_of(Session, {item.digest for item in items}, RECORD_COLUMNS)
         records = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
         return [records.get(item.digest) for item in items]
 
@@ -87,10 +87,12 @@ class ReadState:
     """The state of an active session and its version; None if there is none."""
 
     digest: str
+    model: ClassVar[type[Stateful]] = Session
 
-    @staticmethod
-    def serve(items: Sequence[ReadState]) -> list[tuple[dict[str, Any], int] | None]:
-        rows = _sessions({item.digest for item in items}).active().values_list("pk", "state_json", "state_version")
+    @classmethod
+    def serve(cls, items: Sequence[ReadState]) -> list[tuple[dict[str, Any], int] | None]:
+        rows = those(cls.model, {item.digest for item in items}).active()
+        rows = rows.values_list("pk", "state_json", "state_version")
         states = {pk: (json.loads(text), version) for pk, text, version in rows}
         return [states.get(item.digest) for item in items]
 
@@ -151,7 +153,7 @@ class Touch:
     def serve(items: Sequence[Touch]) -> list[None]:
         # Requests of one batch lie milliseconds apart and a touch has a resolution of a minute: one time serves all.
         latest = max(items, key=lambda item: item.seen_at)
-        _sessions({item.digest for item in items}).touch(latest.seen_at, latest.expires_at)
+        those(Session, {item.digest for item in items}).touch(latest.seen_at, latest.expires_at)
         return [None] * len(items)
 
 
@@ -172,17 +174,19 @@ class ChangeState:
 
     digest: str
     operation: StateOperation
+    model: ClassVar[type[Stateful]] = Session
+    missing: ClassVar[Callable[[], Exception]] = SessionNotFound
 
-    @staticmethod
-    def serve(items: Sequence[ChangeState]) -> list[Any]:
+    @classmethod
+    def serve(cls, items: Sequence[ChangeState]) -> list[Any]:
         """Run every operation, the rows locked in one order, each row written once."""
-        held = _locked({item.digest for item in items})
+        held = _locked(cls.model, {item.digest for item in items})
         states = {pk: row.state for pk, row in held.items()}
         changed: set[str] = set()
         outcomes: list[Any] = []
         for item in items:
             if item.digest not in states:
-                outcomes.append(SessionNotFound())
+                outcomes.append(cls.missing())
                 continue
             try:
                 states[item.digest], outcome = _operate(states[item.digest], item.operation)
@@ -193,8 +197,8 @@ class ChangeState:
             outcomes.append(outcome)
         for pk in sorted(changed):
             if not held[pk].replace_state(state_text(states[pk]), version=held[pk].state_version):
-                # The session ended between the two statements.
-                raise SessionNotFound
+                # It came to its end between the two statements.
+                raise cls.missing()
         return outcomes
 
 
@@ -219,8 +223,8 @@ class RenewLease:
 Write = Create | Touch | Change | ChangeState | RenewLease
 
 
-def _locked(digests: set[str]) -> dict[str, Session]:
-    rows = _sessions(digests).active()
+def _locked(model: type[Stateful], digests: set[str]) -> dict[str, Any]:
+    rows = those(model, digests).active()
     if connections[alias()].features.has_select_for_update:
         rows = rows.select_for_update().order_by("pk")
     else:
@@ -236,16 +240,17 @@ def _operate(state: dict[str, Any], operation: StateOperation) -> tuple[dict[str
     return attempt, outcome
 
 
-def _sessions(digests: Iterable[str]) -> Any:
-    return Session.objects.using(alias()).filter(pk__in=digests).order_by()
+def those(model: type[Stateful], digests: Iterable[str]) -> Any:
+    """The rows with these primary keys."""
+    return model._default_manager.using(alias()).filter(pk__in=digests).order_by()
 
 
-def _rows(digests: set[str], columns: tuple[str, ...]) -> Iterable[Any]:
-    """Primary key and columns of these sessions."""
+def rows_of(model: type[Stateful], digests: set[str], columns: tuple[str, ...]) -> Iterable[Any]:
+    """Primary key and columns of these rows."""
     wanted = list(digests)
     # Few distinct statements, so that neither we nor the database prepare one for every size of crowd.
     size = 1 << (len(wanted) - 1).bit_length()
-    query = _query(alias(), columns, size)
+    query = _query(alias(), model, columns, size)
     with query.connection.cursor() as cursor:
         cursor.execute(query.sql, wanted + wanted[-1:] * (size - len(wanted)))
         return list(query.compiler.apply_converters(cursor.fetchall(), query.converters))
@@ -255,9 +260,9 @@ class _Query:
     """A SELECT by primary keys, compiled once: while the ORM compiles it, every other thread waits for the
     interpreter, and these are the queries that requests make."""
 
-    def __init__(self, alias: str, columns: tuple[str, ...], size: int) -> None:
+    def __init__(self, alias: str, model: type[Stateful], columns: tuple[str, ...], size: int) -> None:
         fillers = [str(number) for number in range(size)]
-        rows = Session.objects.using(alias).filter(pk__in=fillers).order_by().values_list("pk", *columns)
+        rows: Any = model._default_manager.using(alias).filter(pk__in=fillers).order_by().values_list("pk", *columns)
         self.compiler = rows.query.get_compiler(alias)
         self.connection = self.compiler.connection
         self.sql, _parameters = self.compiler.as_sql()
@@ -267,10 +272,10 @@ class _Query:
 _queries = threading.local()
 
 
-def _query(alias: str, columns: tuple[str, ...], size: int) -> _Query:
+def _query(alias: str, model: type[Stateful], columns: tuple[str, ...], size: int) -> _Query:
     # Connections belong to threads, and compilers to connections.
-    cache: dict[tuple[str, tuple[str, ...], int], _Query] = _queries.__dict__.setdefault("cache", {})
-    key = (alias, columns, size)
+    cache: dict[tuple[Any, ...], _Query] = _queries.__dict__.setdefault("cache", {})
+    key = (alias, model, columns, size)
     if key not in cache:
-        cache[key] = _Query(alias, columns, size)
+        cache[key] = _Query(alias, model, columns, size)
     return cache[key]

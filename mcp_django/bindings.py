@@ -21,11 +21,12 @@ from mcp_types import InputRequiredResult
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import AnyUrl
 
-from mcp_django import jsonrpc, threads
-from mcp_django.calls import current_call
+from mcp_django import handles, jsonrpc, threads
 from mcp_django.context import Context
 from mcp_django.exceptions import ClientCannot, HandlerError, SessionNotFound, StoreUnavailable
 from mcp_django.handlers import Enabled, Kind, Registration
+from mcp_django.running import current_call
+from mcp_django.store import handle_store
 
 logger = logging.getLogger("mcp_django.calls")
 
@@ -65,22 +66,42 @@ def check_parameters(registration: Registration) -> None:
 
 def prepared(registration: Registration) -> Callable[..., Awaitable[Any]]:
     """The registered function as the SDK is to call it: async, off the event loop if it was sync, bound to the
-    session's handler instance if it is a method, and with errors that the model may read."""
+    session's handler instance if it is a method, with the handles among its arguments looked up, and with errors that
+    the model may read."""
     run = threads.asynchronous(registration.fn)
     handler_class, kind = registration.handler, registration.kind
+    takes_handles, gives_handles = handles_of(registration.fn)
 
     @functools.wraps(registration.fn)
     async def handle(*args: Any, **kwargs: Any) -> Any:
         if handler_class is not None:
             args = (current_call.get().handler(handler_class), *args)
         try:
-            return await run(*args, **kwargs)
+            if takes_handles:
+                await handles.check_arguments([*args, *kwargs.values()])
+            result = await run(*args, **kwargs)
         except EXPLAINED as error:
             # The SDK takes another exception for a crash and withholds its text.
             raise failure(error, kind) from error
+        return handles.returned(result) if gives_handles else result
 
     describe(handle, registration.fn, without_first=handler_class is not None)
     return handle
+
+
+def handles_of(fn: Callable[..., Any]) -> tuple[bool, bool]:
+    """Whether a function takes handles, and whether it may return some.
+
+    Raises:
+        ImproperlyConfigured: it does, and the session store keeps none.
+    """
+    hints = typing.get_type_hints(fn, include_extras=True)
+    hint = hints.pop("return", Any)
+    gives = hint is Any or handles.mentions_handle(hint)
+    takes = any(handles.mentions_handle(hint) for hint in hints.values())
+    if takes:
+        handle_store()
+    return takes, gives
 
 
 def describe(handle: Any, fn: Callable[..., Any], *, without_first: bool = False) -> None:
@@ -92,7 +113,7 @@ def describe(handle: Any, fn: Callable[..., Any], *, without_first: bool = False
     }
     returned = inspect.Signature.empty
     if "return" in hints:
-        returned = handle.__annotations__["return"] = hints["return"]
+        returned = handle.__annotations__["return"] = handles.returned_hint(hints["return"])
     handle.__signature__ = inspect.Signature(
         [parameter.replace(annotation=hints.get(parameter.name, parameter.empty)) for parameter in parameters],
         return_annotation=returned,

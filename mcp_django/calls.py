@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -20,6 +19,7 @@ from mcp_django.conf import mcp_settings
 from mcp_django.cursors import NOTICES
 from mcp_django.exceptions import ClientCannot, NoSession
 from mcp_django.http import Request
+from mcp_django.running import current_call
 
 if TYPE_CHECKING:
     from mcp_types import ClientCapabilities, Implementation, InitializeRequestParams, InputRequiredResult
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from mcp_django.live import LiveSession
 
 ResultT = TypeVar("ResultT")
-
-current_call: contextvars.ContextVar[Call] = contextvars.ContextVar("mcp_django_call")
-"""The call that this code runs for; set in handlers and hooks."""
 
 LOG_LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")  # RFC 5424
 CHANGES: Final = frozenset(NOTICES.values())

@@ -27,6 +27,7 @@ class Setting(NamedTuple):
 SETTINGS: dict[str, Setting] = {
     "SESSION_STORE": Setting("mcp_django.store.ORMStore", (str,)),
     "SESSION_TTL": Setting(timedelta(days=14), (timedelta,)),
+    "HANDLE_TTL": Setting(timedelta(days=14), (timedelta,)),
     "TOUCH_RESOLUTION": Setting(timedelta(seconds=60), (timedelta,)),
     "TOMBSTONE_RETENTION": Setting(timedelta(days=7), (timedelta,)),
     "STREAM_RETENTION": Setting(timedelta(hours=1), (timedelta,)),
@@ -62,6 +63,7 @@ class MCPSettings:
 
     SESSION_STORE: str
     SESSION_TTL: timedelta
+    HANDLE_TTL: timedelta
     TOUCH_RESOLUTION: timedelta
     TOMBSTONE_RETENTION: timedelta
     STREAM_RETENTION: timedelta

@@ -27,15 +27,26 @@ class HandlerError(MCPDjangoError):
 
 
 class StateTooLarge(HandlerError):
-    """The session's state would outgrow ``MCP_DJANGO_MAX_STATE_BYTES``."""
+    """The state would outgrow ``MCP_DJANGO_MAX_STATE_BYTES``."""
 
 
 class StateInvalid(HandlerError):
-    """A value for the session's state is not plain JSON, or not of the kind that the operation needs."""
+    """A value for the state is not plain JSON, or not of the kind that the operation needs."""
 
 
 class StateConflict(HandlerError):
-    """Other processes changed the session's state again and again while ``modify()`` tried to."""
+    """Other processes changed the state again and again while ``modify()`` tried to."""
+
+
+class HandleNotFound(HandlerError):
+    """There is no such handle for this caller on this server: it was never made, has expired or was ended, or belongs
+    to somebody else."""
+
+    def __init__(self, kind: str = "handle", about: str = "") -> None:
+        super().__init__(
+            f"There is no such {kind}, or no longer: it has expired or was ended, or it is not this user's or this "
+            f"server's. Get another one from the tool that makes them. {about}".rstrip()
+        )
 
 
 class StreamLost(MCPDjangoError):

@@ -11,10 +11,10 @@ from mcp.shared.dispatcher import OnNotify
 from mcp.shared.exceptions import MCPError
 
 from mcp_django import threads
-from mcp_django.calls import current_call
 from mcp_django.exceptions import HookFailed, SessionNotFound, StoreUnavailable
 from mcp_django.handlers import RestoreMarker
 from mcp_django.kernel import on_request
+from mcp_django.running import current_call
 
 if TYPE_CHECKING:
     from mcp_django.kernel import Kernel

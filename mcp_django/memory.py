@@ -11,16 +11,17 @@ import threading
 import uuid
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.utils import timezone
 
-from mcp_django.exceptions import SessionNotFound
+from mcp_django.exceptions import HandleNotFound, SessionNotFound
+from mcp_django.handle_batches import HandleHead, HandleRecord
 from mcp_django.models import with_subscription
 from mcp_django.processes import this_process
-from mcp_django.state import state_text
-from mcp_django.store import SessionHead, SessionRecord, StateOperation
+from mcp_django.state import StateOperation, state_text
+from mcp_django.store import SessionHead, SessionRecord
 
 
 class MemoryStore:
@@ -32,6 +33,7 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._records: dict[str, SessionRecord] = {}
         self._states: dict[str, tuple[str, int]] = {}
+        self.handles = MemoryHandles()
 
     async def create(self, record: SessionRecord) -> None:
         with self._lock:
@@ -99,10 +101,7 @@ class MemoryStore:
 
     async def change_state(self, digest: str, operation: StateOperation) -> Any:
         with self._lock:
-            text, version = self._state(digest)
-            state = json.loads(text)
-            outcome = operation(state)
-            self._states[digest] = (state_text(state), version + 1)
+            self._states[digest], outcome = _changed(self._state(digest), operation)
             return outcome
 
     async def replace_state(self, digest: str, state_json: str, version: int) -> bool:
@@ -139,3 +138,73 @@ class MemoryStore:
         if len(self._records) % 1000 == 999:
             for digest in [key for key, record in self._records.items() if not record.head.is_live(now)]:
                 del self._records[digest], self._states[digest]
+
+
+class MemoryHandles:
+    """Handles in a dict. Safe to use from any thread and loop of its process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._heads: dict[str, HandleHead] = {}
+        self._states: dict[str, tuple[str, int]] = {}
+
+    async def create(self, record: HandleRecord) -> None:
+        with self._lock:
+            self._drop_expired(record.created_at)
+            self._heads[record.digest] = record.head
+            self._states[record.digest] = (record.state_json, 0)
+
+    async def head(self, digest: str) -> HandleHead | None:
+        with self._lock:
+            return self._heads.get(digest)
+
+    def touch(self, digest: str, used_at: datetime, ttl: timedelta) -> None:
+        with self._lock:
+            if self._is_active(digest) and self._heads[digest].used_at < used_at:
+                self._heads[digest] = self._heads[digest]._replace(used_at=used_at, expires_at=used_at + ttl)
+
+    async def end(self, digest: str) -> bool:
+        with self._lock:
+            if not self._is_active(digest):
+                return False
+            del self._heads[digest], self._states[digest]
+            return True
+
+    async def read_state(self, digest: str) -> tuple[dict[str, Any], int]:
+        with self._lock:
+            text, version = self._state(digest)
+        return json.loads(text), version
+
+    async def change_state(self, digest: str, operation: StateOperation) -> Any:
+        with self._lock:
+            self._states[digest], outcome = _changed(self._state(digest), operation)
+            return outcome
+
+    async def replace_state(self, digest: str, state_json: str, version: int) -> bool:
+        with self._lock:
+            if not self._is_active(digest) or self._states[digest][1] != version:
+                return False
+            self._states[digest] = (state_json, version + 1)
+            return True
+
+    def _is_active(self, digest: str) -> bool:
+        return digest in self._heads and self._heads[digest].expires_at > timezone.now()
+
+    def _state(self, digest: str) -> tuple[str, int]:
+        if not self._is_active(digest):
+            raise HandleNotFound
+        return self._states[digest]
+
+    def _drop_expired(self, now: datetime) -> None:
+        # As with sessions: whoever adds one clears away.
+        if len(self._heads) % 1000 == 999:
+            for digest in [key for key, head in self._heads.items() if head.expires_at <= now]:
+                del self._heads[digest], self._states[digest]
+
+
+def _changed(before: tuple[str, int], operation: StateOperation) -> tuple[tuple[str, int], Any]:
+    """A state and its version after an operation, and the operation's outcome."""
+    text, version = before
+    state = json.loads(text)
+    outcome = operation(state)
+    return (state_text(state), version + 1), outcome

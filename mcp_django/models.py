@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
 
 DIGEST_LENGTH = 64
+SHORT_DIGEST = 12
 PLAIN_REQUEST_ID = re.compile(r"[a-z0-9_.:-]{1,64}")
 
 
@@ -37,6 +38,29 @@ def digest_of(raw_id: str) -> str:
     The id itself is a bearer secret; it is stored and logged nowhere.
     """
     return hashlib.sha256(raw_id.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Stateful(models.Model):
+    """A row with a durable state that handlers change: JSON, and a version that every change raises."""
+
+    state_json = models.TextField(_("state"), default="{}")
+    state_version = models.PositiveBigIntegerField(_("state version"), default=0)
+
+    class Meta:
+        abstract = True
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The state, as handlers see it."""
+        return _object(self.state_json)
+
+    def _rows(self) -> Any:
+        return type(self)._default_manager.using(self._state.db).filter(pk=self.pk)
+
+    def replace_state(self, state_json: str, *, version: int) -> bool:
+        """Put a new state in place of the one with this version. False if another came first or the row is over."""
+        rows = self._rows().active().filter(state_version=version)
+        return bool(rows.update(state_json=state_json, state_version=version + 1) == 1)
 
 
 class SessionQuerySet(models.QuerySet["Session"]):
@@ -98,7 +122,7 @@ class SessionQuerySet(models.QuerySet["Session"]):
         return self.active(seen_at).filter(last_seen_at__lt=seen_at).update(last_seen_at=seen_at, expires_at=expires_at)
 
 
-class Session(models.Model):
+class Session(Stateful):
     """One session of a client: what a process needs to go on with it, wherever it was opened."""
 
     class Status(models.TextChoices):
@@ -127,8 +151,6 @@ class Session(models.Model):
     client_version = models.CharField(_("client version"), max_length=50, blank=True)
     log_level = models.CharField(_("log level"), max_length=20, blank=True)
     subscriptions_json = models.TextField(_("resource subscriptions"), default="[]")
-    state_json = models.TextField(_("state"), default="{}")
-    state_version = models.PositiveBigIntegerField(_("state version"), default=0)
     epoch = models.PositiveBigIntegerField(
         _("epoch"), default=0, help_text=_("Raised by every change that processes hold in memory.")
     )
@@ -163,7 +185,7 @@ class Session(models.Model):
     @property
     def short_id(self) -> str:
         """The beginning of the digest: enough to tell sessions apart, useless as a session id."""
-        return self.id[:12]
+        return self.id[:SHORT_DIGEST]
 
     @property
     def initialize_params(self) -> dict[str, Any]:
@@ -171,17 +193,9 @@ class Session(models.Model):
         return _object(self.initialize_params_json)
 
     @property
-    def state(self) -> dict[str, Any]:
-        """The session's durable state, as handlers see it in ``ctx.state``."""
-        return _object(self.state_json)
-
-    @property
     def subscriptions(self) -> list[str]:
         """The resource URIs that the client subscribed to."""
         return list(json.loads(self.subscriptions_json))
-
-    def _rows(self) -> Any:
-        return type(self)._default_manager.using(self._state.db).filter(pk=self.pk)
 
     def _change(self, **columns: Any) -> bool:
         return bool(self._rows().active().update(**columns) == 1)
@@ -222,10 +236,93 @@ class Session(models.Model):
         """End the session everywhere. False if it had ended before."""
         return bool(self._rows().end_all(reason, status) == 1)
 
-    def replace_state(self, state_json: str, *, version: int) -> bool:
-        """Put a new state in place of the one with this version. False if another came first or it has ended."""
-        rows = self._rows().active().filter(state_version=version)
-        return bool(rows.update(state_json=state_json, state_version=version + 1) == 1)
+
+class StoredHandleQuerySet(models.QuerySet["StoredHandle"]):
+    """Questions about handles, and the changes that are made to many at once."""
+
+    def for_text(self, text: str) -> StoredHandle:
+        """The handle that tools and models write as ``text``.
+
+        Raises:
+            StoredHandle.DoesNotExist: there is none.
+        """
+        return self.get(pk=digest_of(text))
+
+    def active(self, now: datetime | None = None) -> StoredHandleQuerySet:
+        """Handles that can be used: those that are not past their expiry. What is ended is deleted."""
+        return self.filter(expires_at__gt=now or timezone.now())
+
+    def expired(self, now: datetime | None = None) -> StoredHandleQuerySet:
+        """Handles past their expiry."""
+        return self.filter(expires_at__lte=now or timezone.now())
+
+    def of_server(self, name: str) -> StoredHandleQuerySet:
+        """Handles of one server."""
+        return self.filter(server=name)
+
+    def of_owner(self, user: AbstractBaseUser) -> StoredHandleQuerySet:
+        """Handles that were made for this user."""
+        return self.filter(owner_id=user.pk)
+
+    def end_all(self) -> int:
+        """End those that are active: nobody can use them any more, and their states are deleted.
+
+        Returns:
+            how many were ended by this call.
+        """
+        _total, deleted = self.active().delete()
+        return deleted.get(StoredHandle._meta.label, 0)
+
+    def touch(self, used_at: datetime, expires_at: datetime) -> int:
+        """Move last use and expiry forward, never backward, and only while active."""
+        return self.active(used_at).filter(used_at__lt=used_at).update(used_at=used_at, expires_at=expires_at)
+
+
+class StoredHandle(Stateful):
+    """One :class:`mcp_django.Handle`: what a tool has made for its caller, to be handed back in later calls."""
+
+    id = models.CharField(
+        _("digest"), primary_key=True, max_length=DIGEST_LENGTH, help_text=_("SHA-256 of the handle's text, in hex.")
+    )
+    server = models.CharField(_("server"), max_length=100)
+    kind = models.CharField(_("kind"), max_length=50)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        verbose_name=_("owner"),
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="mcp_handles",
+    )
+    principal = models.CharField(
+        _("principal"), max_length=255, blank=True, help_text=_("Whom the handle belongs to; empty if anonymous.")
+    )
+    created_at = models.DateTimeField(_("created"))
+    used_at = models.DateTimeField(_("last used"))
+    expires_at = models.DateTimeField(_("expires"))
+
+    objects: ClassVar[models.Manager[StoredHandle]] = StoredHandleQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("handle")
+        verbose_name_plural = _("handles")
+        ordering = ["-used_at"]
+        indexes = [
+            models.Index(fields=["-used_at"], name="mcp_handle_used"),
+            models.Index(fields=["expires_at"], name="mcp_handle_expiry"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.short_id}"
+
+    @property
+    def short_id(self) -> str:
+        """The beginning of the digest: enough to tell handles apart, useless as a handle."""
+        return self.id[:SHORT_DIGEST]
+
+    def end(self) -> bool:
+        """End the handle everywhere, and delete its state. False if it was over before."""
+        return bool(self._rows().end_all() == 1)
 
 
 class ProcessQuerySet(models.QuerySet["Process"]):

@@ -1,4 +1,4 @@
-"""``ctx.state``: durable JSON values of one session, shared by every process that serves it.
+"""Durable JSON values of one session (``ctx.state``) or handle, shared by every process.
 
 Each method has two names, as in Django: ``get`` for sync handlers, ``aget`` for async ones. A change never loses
 another: it runs on the stored state under the row's lock, or as compare-and-set.
@@ -6,37 +6,50 @@ another: it runs on the stored state under the row's lock, or as compare-and-set
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from django.core.exceptions import SynchronousOnlyOperation
-from django.db import connections
-from django.db.transaction import TransactionManagementError
-
-from mcp_django import jsonrpc, lanes, threads
+from mcp_django import blocking, jsonrpc
 from mcp_django.conf import mcp_settings
 from mcp_django.exceptions import StateConflict, StateInvalid, StateTooLarge
-
-if TYPE_CHECKING:
-    from mcp_django.store import SessionStore
 
 ResultT = TypeVar("ResultT")
 
 MODIFY_ATTEMPTS = 20
 READS = frozenset({"all", "get"})
 
+StateOperation = Callable[[dict[str, Any]], Any]
+"""Changes a state in place and returns what the caller is to get. Quick and without I/O: it may run
+while the row is locked. It may raise :class:`~mcp_django.exceptions.HandlerError`; then nothing is changed."""
+
+
+class StateStore(Protocol):
+    """What keeps states, each under a digest. Of what is over, each method raises the store's own "not found"."""
+
+    async def read_state(self, digest: str) -> tuple[dict[str, Any], int]:
+        """The state and its version."""
+
+    async def change_state(self, digest: str, operation: StateOperation) -> Any:
+        """Run ``operation`` on the state so that no change of another caller or process is lost.
+
+        Raises:
+            HandlerError: from the operation, or because the state would become too large.
+        """
+
+    async def replace_state(self, digest: str, state_json: str, version: int) -> bool:
+        """Put a new state in place of the one with this version. False if another came first, or it is over."""
+
 
 class State:
-    """The durable state of one session.
+    """A durable state.
 
     Args:
-        store: what keeps the session.
-        digest: the session's key there.
+        store: what keeps it.
+        digest: its key there.
     """
 
-    def __init__(self, store: SessionStore, digest: str) -> None:
+    def __init__(self, store: StateStore, digest: str) -> None:
         self._store = store
         self._digest = digest
 
@@ -97,7 +110,7 @@ class State:
             if await self._store.replace_state(self._digest, state_text(state), version):
                 return result
         raise StateConflict(
-            f"The session's state was changed by others {MODIFY_ATTEMPTS} times in a row. Try again, or use "
+            f"The state was changed by others {MODIFY_ATTEMPTS} times in a row. Try again, or use "
             "increment(), set() or update(), which cannot conflict."
         )
 
@@ -131,29 +144,10 @@ class State:
         return result
 
     def _sync(self, name: str, method: Callable[..., Coroutine[Any, Any, ResultT]], *args: Any) -> ResultT:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            if name not in READS:
-                self._refuse_locked_database(name)
-            result: ResultT = threads.wait_for(method(*args))
-            return result
-        raise SynchronousOnlyOperation(
-            f"state.{name}() blocks and was called in async code. Use `await state.a{name}(...)` there."
-        )
-
-    def _refuse_locked_database(self, name: str) -> None:
-        """Say early what would otherwise be a wait until the deadline, for everybody."""
-        # Only the ORM store has one.
-        alias = getattr(self._store, "alias", None)
-        if alias is None or lanes.inline.enabled:
-            return
-        connection = connections[alias()]
-        if connection.vendor == "sqlite" and connection.in_atomic_block:
-            raise TransactionManagementError(
-                f"state.{name}() was called inside transaction.atomic(), which has SQLite locked for the state's own "
-                "connection. Call it before or after the block."
-            )
+        # Only stores in a database have an alias.
+        writes_to = None if name in READS else getattr(self._store, "alias", None)
+        result: ResultT = blocking.wait(f"state.{name}", f"state.a{name}", method, *args, writes_to=writes_to)
+        return result
 
 
 def state_text(state: Any) -> str:
@@ -164,19 +158,19 @@ def state_text(state: Any) -> str:
         StateTooLarge: it is larger than ``MCP_DJANGO_MAX_STATE_BYTES``.
     """
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise StateInvalid("The session's state takes string keys only.")
+        raise StateInvalid("The state takes string keys only.")
     try:
         text = jsonrpc.canonical(state)
     except (TypeError, ValueError, RecursionError) as error:
-        raise StateInvalid(f"The session's state takes plain JSON values only: {error}.") from None
+        raise StateInvalid(f"The state takes plain JSON values only: {error}.") from None
     # After the encoder, which has found out values that contain themselves.
     if not jsonrpc.has_string_keys_only(state):
-        raise StateInvalid("The session's state takes string keys only, at every level.")
+        raise StateInvalid("The state takes string keys only, at every level.")
     if len(text) > mcp_settings.MAX_STATE_BYTES:
         raise StateTooLarge(
-            f"The session's state would take {len(text)} bytes, {mcp_settings.MAX_STATE_BYTES} are allowed "
+            f"The state would take {len(text)} bytes, {mcp_settings.MAX_STATE_BYTES} are allowed "
             "(MCP_DJANGO_MAX_STATE_BYTES). Keep less in it, or keep large values in models of your own."
         )
     if jsonrpc.depth(state) > jsonrpc.MAX_DEPTH:
-        raise StateInvalid(f"The session's state may be nested {jsonrpc.MAX_DEPTH} levels deep at most.")
+        raise StateInvalid(f"The state may be nested {jsonrpc.MAX_DEPTH} levels deep at most.")
     return text

@@ -21,14 +21,12 @@ from django.utils.module_loading import import_string
 from mcp_django import batches, visits
 from mcp_django.conf import mcp_settings
 from mcp_django.exceptions import SessionNotFound
+from mcp_django.handle_store import HandleStore, ORMHandles
 from mcp_django.lanes import Lane
 from mcp_django.models import Session
 from mcp_django.processes import Heartbeat
+from mcp_django.state import StateOperation
 from mcp_django.visits import Item
-
-StateOperation = Callable[[dict[str, Any]], Any]
-"""Changes a session's state in place and returns what the caller is to get. Quick and without I/O: it may run
-while the row is locked. It may raise :class:`~mcp_django.exceptions.HandlerError`; then nothing is changed."""
 
 
 class SessionHead(NamedTuple):
@@ -150,6 +148,7 @@ class ORMStore:
         self.reads: Lane[Item] = Lane("reads", self.alias, visits.read)
         self.writes: Lane[Item] = Lane("writes", self.alias, visits.write)
         self.heartbeat = Heartbeat(self.writes.post)
+        self.handles = ORMHandles(self.reads, self.writes)
 
     def alias(self) -> str:
         """The database that sessions are written to and read from."""
@@ -229,6 +228,21 @@ def session_store() -> SessionStore:
     if missing := [name for name in methods if not callable(getattr(factory, name, None))]:
         raise ImproperlyConfigured(f"MCP_DJANGO_SESSION_STORE names {path!r}, which lacks {', '.join(missing)}.")
     return cast(SessionStore, factory())
+
+
+def handle_store() -> HandleStore:
+    """What keeps handles: the session store's attribute ``handles``.
+
+    Raises:
+        ImproperlyConfigured: it has none.
+    """
+    handles = getattr(session_store(), "handles", None)
+    if handles is None:
+        raise ImproperlyConfigured(
+            f"MCP_DJANGO_SESSION_STORE names {mcp_settings.SESSION_STORE!r}, which keeps no handles: give it an "
+            "attribute `handles`, a mcp_django.handle_store.HandleStore."
+        )
+    return cast(HandleStore, handles)
 
 
 def _forget(*, setting: str, **kwargs: Any) -> None:

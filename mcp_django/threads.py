@@ -264,7 +264,7 @@ def wait_for(coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
         loop = _home.get()
     except LookupError:
         coroutine.close()
-        raise RuntimeError("A session's state is reached from handlers and hooks only.") from None
+        raise RuntimeError("State and handles are reached from handlers and hooks only.") from None
     if loop.is_closed():
         coroutine.close()
         raise RuntimeError("The call that this thread works for has ended.")

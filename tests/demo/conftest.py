@@ -10,7 +10,7 @@ import pytest
 from demo_project.everything.models import Visibility
 from demo_project.library import catalogue
 from demo_project.library.models import Book, Member
-from mcp_django.models import Event, Process, Session, Topic
+from mcp_django.models import Event, Process, Session, StoredHandle, Topic
 from tests.protocol import processes
 from tests.protocol.client import Client
 from tests.protocol.conftest import connections_are_closed
@@ -34,7 +34,7 @@ def transactional_db(django_db_setup: None, django_db_blocker: DjangoDbBlocker) 
     """As pytest-django's fixture of this name, which empties every table of the project each time."""
     with django_db_blocker.unblock():
         yield
-        for model in (Session, Event, Process, Topic, Member, Visibility):
+        for model in (Session, StoredHandle, Event, Process, Topic, Member, Visibility):
             model._default_manager.all().delete()
         # Without signals: thousands of books would each tell of their end.
         books = Book.objects.all()

@@ -15,7 +15,7 @@ from django.db.backends.signals import connection_created
 
 from mcp_django import streams
 from mcp_django.asgi import Application
-from mcp_django.models import Event, Process, Session, Topic
+from mcp_django.models import Event, Process, Session, StoredHandle, Topic
 from mcp_django.wakeups import Wakeups
 from tests.protocol import processes
 from tests.protocol.client import Client
@@ -61,7 +61,7 @@ def transactional_db(django_db_setup: None, django_db_blocker: DjangoDbBlocker) 
     """
     with django_db_blocker.unblock():
         yield
-        for model in (Session, Event, Process, Topic, User, BrowserSession):
+        for model in (Session, StoredHandle, Event, Process, Topic, User, BrowserSession):
             model._default_manager.using(DEFAULT_DB_ALIAS).all().delete()
 
 

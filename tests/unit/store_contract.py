@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import timedelta
-from itertools import chain
+from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any
 
@@ -21,15 +19,14 @@ from django.test import override_settings
 from django.utils import timezone
 
 from mcp_django import jsonrpc
-from mcp_django.exceptions import HandlerError, SessionNotFound, StateInvalid, StateTooLarge
-from mcp_django.models import digest_of
+from mcp_django.exceptions import HandlerError, SessionNotFound
 from mcp_django.processes import this_process
 from mcp_django.store import SessionRecord, SessionStore
 from tests.unit import records
+from tests.unit.state_contract import UNKNOWN, StateContract, add_one
 from tests.unit.waiting import SECONDS, STEP
 
 AGO = timedelta(days=15)
-UNKNOWN = digest_of("nobody has this id")
 
 ODD_PARAMS = [
     {"clientInfo": {"name": "Ünïcödé 日本語 😀"}},
@@ -69,14 +66,21 @@ MARKS: dict[str, Callable[[SessionStore, str], Awaitable[bool]]] = {
 marks = pytest.mark.parametrize("mark", MARKS.values(), ids=MARKS)
 
 
-def add_one(state: dict[str, Any]) -> int:
-    state["n"] = state.get("n", 0) + 1
-    return int(state["n"])
-
-
 @pytest.mark.anyio
-class StoreContract:
+class StoreContract(StateContract):
     """The promises. A subclass defines the fixture ``store``."""
+
+    missing = SessionNotFound
+
+    @pytest.fixture
+    def states(self, store: SessionStore) -> SessionStore:
+        return store
+
+    async def made(self, states: SessionStore, now: datetime | None = None) -> str:
+        return (await created(states, now=now or timezone.now())).digest
+
+    async def is_ended(self, states: SessionStore, digest: str) -> None:
+        assert await states.end(digest, "by the test", "terminated") is True
 
     # Create, find, load
 
@@ -298,15 +302,6 @@ class StoreContract:
         await self.touched(store, record.digest, timezone.now() + AGO, timezone.now() + 2 * AGO)
         assert await whole(store, record.digest) == before
 
-    async def test_the_state_ends_with_the_session(self, store: SessionStore) -> None:
-        record = await created(store)
-        await store.change_state(record.digest, add_one)
-        await store.end(record.digest, "by the test", "terminated")
-        with pytest.raises(SessionNotFound):
-            await store.read_state(record.digest)
-        with pytest.raises(SessionNotFound):
-            await store.change_state(record.digest, add_one)
-
     # Expiry
 
     async def test_a_session_past_its_expiry_is_no_longer_live(self, store: SessionStore) -> None:
@@ -322,13 +317,6 @@ class StoreContract:
         assert head is not None
         assert head.expires_at == record.expires_at
 
-    async def test_a_session_past_its_expiry_has_no_state(self, store: SessionStore) -> None:
-        record = await created(store, now=timezone.now() - AGO)
-        with pytest.raises(SessionNotFound):
-            await store.read_state(record.digest)
-        with pytest.raises(SessionNotFound):
-            await store.change_state(record.digest, add_one)
-
     @marks
     async def test_a_session_past_its_expiry_takes_no_marks(
         self, store: SessionStore, mark: Callable[[SessionStore, str], Awaitable[bool]]
@@ -340,139 +328,6 @@ class StoreContract:
         record = await created(store, now=timezone.now() - AGO)
         assert await store.end(record.digest, "too long idle", "expired") is True
         assert (await loaded(store, record.digest)).status == "expired"
-
-    # State
-
-    async def test_a_new_session_has_an_empty_state(self, store: SessionStore) -> None:
-        record = await created(store)
-        state, _version = await store.read_state(record.digest)
-        assert state == {}
-
-    async def test_an_operation_changes_the_state_and_returns_its_outcome(self, store: SessionStore) -> None:
-        record = await created(store)
-        assert await store.change_state(record.digest, add_one) == 1
-        assert await store.change_state(record.digest, add_one) == 2
-        state, _version = await store.read_state(record.digest)
-        assert state == {"n": 2}
-
-    async def test_what_is_read_is_a_copy(self, store: SessionStore) -> None:
-        record = await created(store)
-        await store.change_state(record.digest, lambda state: state.update(inner={"a": 1}))
-        for _ in range(2):
-            state, _version = await store.read_state(record.digest)
-            assert state == {"inner": {"a": 1}}
-            state["inner"]["a"] = state["b"] = 2
-
-    async def test_any_json_is_kept(self, store: SessionStore) -> None:
-        record = await created(store)
-        value = {"text": "😀 \x00 \ud800", "list": [1, 1.5, True, None, {"": "é"}], "big": 10**30}
-        await store.change_state(record.digest, lambda state: state.update(value))
-        state, _version = await store.read_state(record.digest)
-        assert state == value
-        assert state["list"][2] is True
-
-    async def test_two_sessions_have_two_states(self, store: SessionStore) -> None:
-        one, other = await created(store), await created(store)
-        await asyncio.gather(*(store.change_state(record.digest, add_one) for record in [one, other, one, other, one]))
-        assert (await store.read_state(one.digest))[0] == {"n": 3}
-        assert (await store.read_state(other.digest))[0] == {"n": 2}
-
-    async def test_changes_that_come_at_once_lose_nothing(self, store: SessionStore) -> None:
-        record = await created(store)
-        outcomes = await asyncio.gather(*(store.change_state(record.digest, add_one) for _ in range(200)))
-        assert sorted(outcomes) == list(range(1, 201))
-
-    async def test_changes_of_several_threads_and_event_loops_lose_nothing(self, store: SessionStore) -> None:
-        record = await created(store)
-        start = threading.Barrier(4)
-
-        async def add_fifty() -> list[int]:
-            return [*await asyncio.gather(*(store.change_state(record.digest, add_one) for _ in range(50)))]
-
-        def in_a_loop_of_its_own() -> list[int]:
-            start.wait(10)
-            return asyncio.run(add_fifty())
-
-        found = await asyncio.gather(*(asyncio.to_thread(in_a_loop_of_its_own) for _ in range(4)))
-        assert sorted(chain(*found)) == list(range(1, 201))
-        assert (await store.read_state(record.digest))[0] == {"n": 200}
-
-    async def test_a_refused_change_changes_nothing_and_harms_no_other(self, store: SessionStore) -> None:
-        record, other = await created(store), await created(store)
-
-        def refuse(state: dict[str, Any]) -> None:
-            state["n"] = -1000
-            raise HandlerError("not so")
-
-        outcomes = await asyncio.gather(
-            store.change_state(record.digest, add_one),
-            store.change_state(record.digest, refuse),
-            store.change_state(UNKNOWN, add_one),
-            store.change_state(record.digest, add_one),
-            store.change_state(other.digest, add_one),
-            return_exceptions=True,
-        )
-        assert outcomes[0] == 1
-        assert isinstance(outcomes[1], HandlerError)
-        assert isinstance(outcomes[2], SessionNotFound)
-        assert list(outcomes[3:]) == [2, 1]
-        assert (await store.read_state(record.digest))[0] == {"n": 2}
-
-    async def test_a_mistake_in_an_operation_reaches_its_caller_and_harms_no_other(self, store: SessionStore) -> None:
-        record = await created(store)
-
-        def mistaken(state: dict[str, Any]) -> Any:
-            state["n"] = -1000
-            return state["no such key"]
-
-        outcomes = await asyncio.gather(
-            store.change_state(record.digest, add_one),
-            store.change_state(record.digest, mistaken),
-            store.change_state(record.digest, add_one),
-            return_exceptions=True,
-        )
-        assert isinstance(outcomes[1], KeyError)
-        assert (await store.read_state(record.digest))[0]["n"] == 2
-
-    @override_settings(MCP_DJANGO_MAX_STATE_BYTES=100)
-    async def test_a_state_that_would_become_too_large_is_refused_and_stays(self, store: SessionStore) -> None:
-        record = await created(store)
-        await store.change_state(record.digest, add_one)
-        with pytest.raises(StateTooLarge, match="MCP_DJANGO_MAX_STATE_BYTES"):
-            await store.change_state(record.digest, lambda state: state.update(text="x" * 100))
-        assert (await store.read_state(record.digest))[0] == {"n": 1}
-        assert await store.change_state(record.digest, add_one) == 2
-
-    @pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", float("nan"), float("inf")])
-    async def test_a_state_that_is_not_json_is_refused_and_stays(self, store: SessionStore, value: Any) -> None:
-        record = await created(store)
-        await store.change_state(record.digest, add_one)
-        with pytest.raises(StateInvalid):
-            await store.change_state(record.digest, lambda state: state.update(value=value))
-        assert (await store.read_state(record.digest))[0] == {"n": 1}
-
-    async def test_a_state_is_replaced_only_in_the_version_that_was_read(self, store: SessionStore) -> None:
-        record = await created(store)
-        _state, version = await store.read_state(record.digest)
-        assert await store.replace_state(record.digest, '{"a":1}', version) is True
-        assert await store.replace_state(record.digest, '{"a":2}', version) is False
-        state, newer = await store.read_state(record.digest)
-        assert state == {"a": 1}
-        assert newer != version
-
-    async def test_a_change_in_between_makes_a_replacement_fail(self, store: SessionStore) -> None:
-        record = await created(store)
-        _state, version = await store.read_state(record.digest)
-        await store.change_state(record.digest, add_one)
-        assert await store.replace_state(record.digest, "{}", version) is False
-        assert (await store.read_state(record.digest))[0] == {"n": 1}
-
-    async def test_of_replacements_of_one_version_one_succeeds(self, store: SessionStore) -> None:
-        record = await created(store)
-        _state, version = await store.read_state(record.digest)
-        done = await asyncio.gather(*(store.replace_state(record.digest, f'{{"by":{n}}}', version) for n in range(10)))
-        assert sorted(done) == [False] * 9 + [True]
-        assert (await store.read_state(record.digest))[0] == {"by": done.index(True)}
 
     async def test_the_state_leaves_the_epoch(self, store: SessionStore) -> None:
         record = await created(store)

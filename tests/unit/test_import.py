@@ -16,6 +16,7 @@ import mcp_django
 PUBLIC = {
     "Authenticator",
     "Context",
+    "Handle",
     "Handler",
     "MCPServer",
     "Principal",
@@ -54,11 +55,14 @@ def test_registering_tools_does_not_load_the_sdk() -> None:
         "import django\n"
         "django.setup()\n"
         "import mcp_django\n"
-        "from mcp_django import Handler, MCPServer, mcp, prompt, resource, tool\n"
+        "from mcp_django import Handle, Handler, MCPServer, mcp, prompt, resource, tool\n"
         "@mcp.tool()\n"
         "def search(query: str) -> list[str]: ...\n"
+        "class Shelf(Handle): ...\n"
+        "@mcp.tool()\n"
+        "def clear(shelf: Shelf) -> None: ...\n"
         "@mcp.register\n"
-        "class Shelf(Handler):\n"
+        "class Shelves(Handler):\n"
         "    @tool()\n"
         "    def put(self, isbn: str) -> None: ...\n"
         "MCPServer('another')\n"
