@@ -125,7 +125,7 @@ async def test_headers_that_agree_with_the_body_are_no_hindrance(one: Stateless)
 
 
 async def test_a_body_of_another_version_than_its_header_is_refused_before_anything_else(one: Stateless) -> None:
-    message = one.message("tools/list", **{PROTOCOL_VERSION_META_KEY: "v999.0.0"})
+    message = one.message("tools/list", None, **{PROTOCOL_VERSION_META_KEY: "v999.0.0"})
     response = await one.post(message)
     assert (response.status, response.error["code"]) == (400, -32020)
     response = await one.post(message, {"MCP-Protocol-Version": "v999.0.0"})

@@ -11,7 +11,7 @@ from asgiref.sync import sync_to_async
 from django.db import transaction
 from mcp_types import SERVER_INFO_META_KEY
 
-from mcp_django import listening, shutdown
+from mcp_django import jsonrpc, listening, shutdown
 from mcp_django.asgi import Application
 from mcp_django.exceptions import StoreUnavailable
 from mcp_django.models import Session as Row
@@ -259,8 +259,8 @@ async def test_an_iterator_that_is_never_begun_is_no_listener(one: Stateless, se
         return True
 
     message = one.message("subscriptions/listen", {"notifications": EVERYTHING})
-    request = listening.jsonrpc.message(message)
-    assert isinstance(request, listening.jsonrpc.Request)
+    request = jsonrpc.message(message)
+    assert isinstance(request, jsonrpc.Request)
     response = await listening.listen("protocol", request, offered, {})
     assert response.frames is not None
     async with aclosing(response.frames):
