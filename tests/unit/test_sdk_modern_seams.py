@@ -63,8 +63,13 @@ async def tool_that_asks(answer: Annotated[Mood, Resolve(mood_of_user)]) -> str:
 class StatelessContext(SDKContext[Any, Any]):
     """What a resolver reads of a request: its version, what the client can do, and what it has answered."""
 
-    protocol_version = MODERN  # type: ignore[assignment]
-    client_capabilities = ClientCapabilities.model_validate({"elicitation": {}})  # type: ignore[assignment]
+    @property
+    def protocol_version(self) -> str:
+        return MODERN
+
+    @property
+    def client_capabilities(self) -> ClientCapabilities:
+        return ClientCapabilities.model_validate({"elicitation": {}})
 
     def __init__(self, params: Any) -> None:
         SDKContext.__init__(self, input_params=params)
