@@ -17,7 +17,7 @@ PY := $(VENV)/bin/python
 PREPARE := PYTHON='$(PYTHON)' DJANGO='$(DJANGO)' sh scripts/prepare-venv '$(VENV)'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-long coverage lint format types layers migrations wheel bench check clean
+.PHONY: help demo install test test-long coverage lint format types layers migrations wheel conformance bench check clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -60,6 +60,9 @@ migrations: install ## no model change without its migration
 
 wheel: install ## build the package and try it in a clean environment
 	@"$(PY)" scripts/check_wheel.py
+
+conformance: install ## the official conformance suite: each revision, either entry
+	@"$(PY)" scripts/conformance.py
 
 check: lint types layers migrations test ## all of what a change must pass
 
