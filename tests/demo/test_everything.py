@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from demo_project.everything import conformance
+from demo_project.everything.conformance import contents
 from demo_project.everything.features import HIDDEN_TOOL
 from demo_project.everything.models import Visibility
 from tests.protocol.client import LATEST, Client, Session, progress_of, text_of
@@ -64,7 +64,7 @@ async def test_everything_is_described(everything: Client) -> None:
 
 async def test_a_schema_that_no_signature_can_say_reaches_the_list_untouched(everything: Client) -> None:
     tools = await listed(await everything.open(), "tools")
-    assert tools["json_schema_2020_12_tool"]["inputSchema"] == conformance.JSON_SCHEMA
+    assert tools["json_schema_2020_12_tool"]["inputSchema"] == contents.JSON_SCHEMA
 
 
 async def test_progress_is_told_in_as_many_steps_as_were_asked_for(everything: Client) -> None:
