@@ -20,7 +20,7 @@ from django.db.models import Model
 from django.utils import timezone
 
 from mcp_django.conf import mcp_settings
-from mcp_django.models import Cancellation, ClientRequest, Event, Process, Session, Stream
+from mcp_django.models import Cancellation, ClientRequest, Event, Process, Session, StoredHandle, Stream
 from mcp_django.visits import alias
 
 PROCESS_RETENTION: Final = timedelta(days=1)
@@ -43,6 +43,7 @@ class Pruned:
     events: int = 0
     client_requests: int = 0
     cancellations: int = 0
+    handles: int = 0
     processes: int = 0
 
     def __str__(self) -> str:
@@ -85,6 +86,7 @@ class Leavings:
     delivered: Any
     stray: Any
     cancellations: Any
+    handles: Any
     processes: Any
 
     @classmethod
@@ -104,6 +106,7 @@ class Leavings:
             delivered=Event.objects.using(using).delivered_before(before),
             stray=Event.objects.using(using).stray(before),
             cancellations=Cancellation.objects.using(using).made_before(before),
+            handles=StoredHandle.objects.using(using).expired(now),
             # Never before its streams: a process without a row counts as dead.
             processes=Process.objects.using(using).silent_for(Process.LEASE + max(PROCESS_RETENTION, retention)),
         )
@@ -126,6 +129,7 @@ class Leavings:
                 requests.filter(stream_id__in=stream_ids) | requests.filter(session_id__in=sessions)
             ).count(),
             cancellations=(self.cancellations | cancellations).count(),
+            handles=self.handles.count(),
             processes=self.processes.count(),
         )
 
@@ -154,6 +158,8 @@ class _Run:
         for page in self._pages(left.sessions):
             self._delete_streams(self._of(Stream).filter(session_id__in=page))
             self._commit(partial(self._delete_sessions, page))
+        for page in self._pages(left.handles):
+            self._commit(partial(self._delete_handles, page))
         for page in self._pages(left.processes):
             self._commit(partial(self._delete_rows, "processes", left.processes, page))
 
@@ -203,6 +209,12 @@ class _Run:
         # By the ORM, since a project may have foreign keys to sessions.
         _total, deleted = self._of(Session).filter(pk__in=page).delete()
         return counts | {"sessions": deleted.get(Session._meta.label, 0)}
+
+    def _delete_handles(self, page: list[Any]) -> _Counts:
+        # One that is being used right now has moved its expiry; by the ORM, as with sessions.
+        self._claim(self._leavings.handles, page)
+        _total, deleted = self._of(StoredHandle).filter(pk__in=page).delete()
+        return {"handles": deleted.get(StoredHandle._meta.label, 0)}
 
     def _delete_rows(self, name: str, rows: Any, page: list[Any]) -> _Counts:
         self._claim(rows, page)

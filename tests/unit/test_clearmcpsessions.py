@@ -20,7 +20,9 @@ from mcp_django.tasks import prune_sessions
 from tests.unit import records
 from tests.unit.test_import import modules_after, of_the_sdk
 
-SUMMARY = "expired: 1, sessions: 1, streams: 0, events: 0, client requests: 0, cancellations: 0, processes: 0"
+SUMMARY = (
+    "expired: 1, sessions: 1, streams: 0, events: 0, client requests: 0, cancellations: 0, handles: 1, processes: 0"
+)
 
 
 def clear(*arguments: str, **options: Any) -> str:
@@ -33,11 +35,13 @@ def clear(*arguments: str, **options: Any) -> str:
 
 @pytest.fixture
 def rows() -> None:
-    """A session to delete, one to mark, one to leave alone."""
+    """A session to delete, one to mark, one to leave alone; a handle to delete, one to leave alone."""
     now = timezone.now()
     records.row(status="terminated", ended_at=now - timedelta(days=8))
     records.row(expires_at=now - timedelta(minutes=1))
     records.row()
+    records.handle_row(expires_at=now)
+    records.handle_row()
 
 
 @pytest.fixture
@@ -123,6 +127,7 @@ def test_the_task_prunes_and_its_result_is_the_counts() -> None:
         "events": 0,
         "client_requests": 0,
         "cancellations": 0,
+        "handles": 1,
         "processes": 0,
     }
     assert Session.objects.count() == 2

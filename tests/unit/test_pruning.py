@@ -22,7 +22,7 @@ from django.test import override_settings
 from django.utils import timezone
 
 from mcp_django import pruning, stream_batches, visits
-from mcp_django.models import Cancellation, ClientRequest, Event, Process, Session, Stream, Topic
+from mcp_django.models import Cancellation, ClientRequest, Event, Process, Session, StoredHandle, Stream, Topic
 from mcp_django.pruning import ATTEMPTS, Pruned, prune
 from tests.unit import records
 from tests.unit.test_orm_store import FEW_APPS
@@ -31,7 +31,7 @@ from tests.unit.waiting import SECONDS
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-MODELS = [Session, Stream, Event, ClientRequest, Cancellation, Process, Topic]
+MODELS = [Session, Stream, Event, ClientRequest, Cancellation, StoredHandle, Process, Topic]
 
 # The default retentions.
 OVER_FOR_TOO_LONG = 7 * DAY + MINUTE
@@ -113,6 +113,8 @@ def all_kinds() -> None:
         write(standalone(with_everything(records.row()), delivered=4).pk, range(1, 8))
         write(secrets.randbits(62), range(4, 7))
         cancel(session, FINISHED_FOR_TOO_LONG)
+        records.handle_row(expires_at=ago(MINUTE))
+        records.handle_row()
         process(2 * DAY)
         write(stream(session, process=process().pk).pk, [1])
     Topic.objects.create(pk="t", server="default", kind=Topic.Kind.CLOCK, raised_at=ago(365 * DAY))
@@ -315,6 +317,24 @@ class TestTheRest:
         assert not is_there(old)
         assert is_there(young)
 
+    def test_a_handle_goes_when_it_has_expired(self) -> None:
+        expired, kept = records.handle_row(expires_at=ago(MINUTE)), records.handle_row()
+        assert prune() == Pruned(handles=1)
+        assert not is_there(expired)
+        assert is_there(kept)
+
+    def test_a_handle_that_is_used_while_the_run_comes_to_it_stays(self) -> None:
+        row, now = records.handle_row(), timezone.now()
+
+        def use(sql: str, params: Any, cursor: Any) -> None:
+            if sql.startswith("SELECT") and "storedhandle" in sql:
+                StoredHandle.objects.filter(pk=row.pk).update(expires_at=now + 2 * DAY)
+
+        StoredHandle.objects.filter(pk=row.pk).update(expires_at=now + MINUTE)
+        with watched(use):
+            assert prune(now=now + DAY) == Pruned()
+        assert is_there(row)
+
     def test_the_row_of_a_process_goes_a_day_after_its_lease_ran_out(self) -> None:
         old, young, living = process(DAY + MINUTE), process(DAY - MINUTE), process()
         assert prune() == Pruned(processes=1)
@@ -421,7 +441,8 @@ class TestBatches:
 
     def test_the_summary_names_each_kind_with_its_count(self) -> None:
         assert str(Pruned(expired=2, client_requests=1)) == (
-            "expired: 2, sessions: 0, streams: 0, events: 0, client requests: 1, cancellations: 0, processes: 0"
+            "expired: 2, sessions: 0, streams: 0, events: 0, client requests: 1, cancellations: 0, handles: 0, "
+            "processes: 0"
         )
 
 
