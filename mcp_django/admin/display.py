@@ -11,7 +11,7 @@ from django.utils.formats import localize
 from django.utils.functional import Promise
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.timesince import timesince
+from django.utils.timesince import timesince, timeuntil
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -39,7 +39,19 @@ def status_badge(session: Session) -> SafeString:
 def ago(moment: datetime) -> SafeString:
     """How long ago, since that is short and what one wants to know; the moment itself is its title."""
     recent = timezone.now() - moment < timedelta(minutes=1)
-    shown = gettext("just now") if recent else gettext("%(time)s ago") % {"time": timesince(moment, depth=1)}
+    return _time(
+        moment, gettext("just now") if recent else gettext("%(time)s ago") % {"time": timesince(moment, depth=1)}
+    )
+
+
+def ahead(moment: datetime) -> SafeString:
+    """How soon; or that it has come."""
+    if moment <= timezone.now():
+        return badge("expired", _("expired"))
+    return _time(moment, gettext("in %(time)s") % {"time": timeuntil(moment, depth=1)})
+
+
+def _time(moment: datetime, shown: str) -> SafeString:
     at = timezone.localtime(moment) if timezone.is_aware(moment) else moment
     return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), localize(at), shown)
 

@@ -1,4 +1,4 @@
-"""Filters of the session list."""
+"""Filters of the lists."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from django.db.models import Field, Model, QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from mcp_django.models import Session, SessionQuerySet
+from mcp_django.models import SessionQuerySet
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise
@@ -39,7 +39,7 @@ class StatusFilter(admin.SimpleListFilter):
 
 
 class RecentValuesFilter(admin.AllValuesFieldListFilter):
-    """The values that recently seen sessions have: all values would be a scan of the whole table."""
+    """The values that recently used rows have: all values would be a scan of the whole table."""
 
     def __init__(
         self,
@@ -51,7 +51,10 @@ class RecentValuesFilter(admin.AllValuesFieldListFilter):
         field_path: str,
     ) -> None:
         super().__init__(field, request, params, model, model_admin, field_path)
-        recent = Session.objects.order_by("-last_seen_at").values_list(field_path, flat=True)[:RECENT]
+        # Their models' order is that of the last use.
+        recent = model._default_manager.order_by(*model._meta.ordering or ()).values_list(field_path, flat=True)[
+            :RECENT
+        ]
         # What the list is filtered by stays on offer, however long ago it was seen.
         self.lookup_choices: Any = sorted({*recent, *(self.lookup_val or [])} - {""})
 

@@ -1,4 +1,4 @@
-"""Session ids that people type, and stored JSON that people read: what looks like a secret does not come out."""
+"""Secrets that people type, and stored JSON that people read: what looks like a secret does not come out."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ MAX_SHOWN: Final = 8_000
 
 # secrets.token_urlsafe(32), as sessions are named.
 RAW_ID: Final = re.compile(r"(?<![\w-])[\w-]{43}(?![\w-])", re.ASCII)
+# As mcp_django.Handle.create() makes them.
+HANDLE: Final = re.compile(r"(?<![\w-])[a-z][a-z0-9_]*-[A-Za-z0-9]{22,64}(?![\w-])", re.ASCII)
 LONG_WORD: Final = re.compile(r"[\w-]{43,}", re.ASCII)
 # Found anywhere in a key: hiding too much costs a look into the database, hiding too little costs a secret.
 SECRET_KEY: Final = re.compile(
@@ -25,8 +27,8 @@ SECRET_KEY: Final = re.compile(
 
 
 def digested(term: str) -> str:
-    """The digest of the session id in ``term``, or ``term`` itself if there is none in it."""
-    found = RAW_ID.search(term)
+    """The digest of the session id or handle in ``term``, or ``term`` itself if there is none in it."""
+    found = RAW_ID.search(term) or HANDLE.search(term)
     return digest_of(found[0]) if found else term
 
 
@@ -39,7 +41,7 @@ def readable(text: str) -> str:
             return gettext("Not JSON, and not shown, as it may hold a secret.")
         shown = text
     # Before the cut: most of a secret is as good as all of it.
-    return _visible(_cut(LONG_WORD.sub(_without_random, shown)))
+    return _visible(_cut(HANDLE.sub(_without_random, LONG_WORD.sub(_without_random, shown))))
 
 
 def _without_secrets(value: Any) -> Any:
@@ -53,7 +55,7 @@ def _without_secrets(value: Any) -> Any:
 
 
 def _without_random(word: re.Match[str]) -> str:
-    """Long words in mixed case are session ids and tokens; those in one case are slugs and hex digests."""
+    """Long words in mixed case are session ids, handles and tokens; those in one case are slugs and hex digests."""
     return word[0] if word[0] in (word[0].lower(), word[0].upper()) else REDACTED
 
 

@@ -13,7 +13,7 @@ from django.test import TestCase
 from django.utils import timezone
 
 from demo_project.everything.server import everything
-from mcp_django.admin.sessions import NAMED_ON_CONFIRMATION
+from mcp_django.admin.ending import NAMED_ON_CONFIRMATION
 from mcp_django.models import Session
 from mcp_django.testing import Client, ClientError, inline
 from tests.admin import pages
