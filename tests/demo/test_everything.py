@@ -133,32 +133,6 @@ def test_of_many_who_toggle_at_once_each_has_a_turn(transactional_db: None) -> N
 # What the conformance suite only glances at
 
 
-@pytest.mark.filterwarnings("ignore:The sampling capability is deprecated")
-async def test_the_questions_of_the_fixtures_get_their_answers(everything: Client) -> None:
-    session = await everything.open(capabilities=CAPABILITIES)
-    answers: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-        "test_elicitation": (
-            {"message": "Who are you?"},
-            {"action": "accept", "content": {"username": "ada", "email": "ada@example.com"}},
-            'User response: action=accept, content={"username":"ada","email":"ada@example.com"}',
-        ),
-        "test_sampling": (
-            {"prompt": "Say it."},
-            {"role": "assistant", "model": "m", "content": {"type": "text", "text": "It."}},
-            "LLM response: It.",
-        ),
-        "test_elicitation_sep1034_defaults": (
-            {},
-            {"action": "decline"},
-            "User response: action=decline, content={}",
-        ),
-    }
-    for name, (arguments, answer, text) in answers.items():
-        stream = await session.stream(name, **arguments)
-        await session.answer(await stream.question(), answer)
-        assert text_of((await stream.message())["result"]) == text
-
-
 async def test_a_client_that_was_sent_away_finds_its_answer_when_it_comes_back(everything: Client) -> None:
     session = await everything.open(LATEST)
     stream = await session.stream("test_reconnection")
