@@ -19,7 +19,8 @@ import pytest
 from django.dispatch import Signal
 
 import mcp_django
-from mcp_django import checks, conf, context, exceptions, handlers, signals, state
+from mcp_django import checks, conf, context, exceptions, handlers, handles, signals, state
+from scripts.conformance import LEGS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs"
@@ -121,7 +122,7 @@ def test_every_exception_is_documented() -> None:
     assert [name for name in names if not is_documented(name, code_of_docs())] == []
 
 
-@pytest.mark.parametrize("owner", [state.State, handlers.Handler], ids=lambda owner: owner.__name__)
+@pytest.mark.parametrize("owner", [state.State, handlers.Handler, handles.Handle], ids=lambda owner: owner.__name__)
 def test_every_method_is_documented(owner: type) -> None:
     assert public_names(owner)
     assert [name for name in public_names(owner) if not is_documented(name, code_of_docs())] == []
@@ -137,6 +138,18 @@ def test_what_the_context_adds_is_documented() -> None:
     assert {"user", "state"} <= names
     # The running call is for this package's own use.
     assert [name for name in sorted(names - {"call"}) if not is_documented(f"ctx.{name}", code_of_docs())] == []
+
+
+def test_the_conformance_page_has_every_run_of_the_suite() -> None:
+    rows = re.findall(r"^\| (0\.\S+) \| (.+?) \| (.+?) \| (.+?) \|", text_of(DOCS / "conformance.md"), re.MULTILINE)
+    whole = [f"{leg.scenarios} of {leg.scenarios}" for leg in LEGS]
+    assert rows == [(leg.suite, leg.title, count, count) for leg, count in zip(LEGS, whole, strict=True)]
+
+
+@pages
+def test_every_file_that_a_page_names_is_there(page: Path) -> None:
+    named = re.findall(r"`((?:tests|scripts|demo_project)/[\w./-]*)`", text_of(page))
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 @pages
