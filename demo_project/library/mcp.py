@@ -18,18 +18,20 @@ from mcp_types import (
     PromptReference,
     ResourceTemplateReference,
     TextResourceContents,
-    ToolAnnotations,
 )
 from pydantic import BaseModel, Field
 
-from demo_project.library import catalogue, fill
+from demo_project.library import (
+    catalogue,
+    lists,  # noqa: F401 - registers its tools
+)
+from demo_project.library.arguments import CHANGES, READS, Card, Isbn, book_of, member_of
 from demo_project.library.models import (
     AUTHOR_URI,
     BOOK_URI,
     CATALOGUE_URI,
     Book,
     LoanRefused,
-    Member,
     due_date,
 )
 from demo_project.library.results import (
@@ -39,58 +41,22 @@ from demo_project.library.results import (
     LoanView,
     ReturnView,
     SearchResult,
-    ShelfView,
 )
-from mcp_django import Context, Handler, RestoreMarker, mcp, tool
+from mcp_django import Context, mcp
 from mcp_django.exceptions import ClientCannot
 
 mcp.server_name = "library"
 mcp.title = "A small public library"
 mcp.instructions = (
     "Find books with search_books, then borrow and return them by ISBN. Borrowing needs a library card, named once "
-    "for the session, or with each call by clients without one. The reading list (put_on_shelf) is kept in the "
-    "session and needs no card. Subscribe to a book's resource to hear when a copy comes back."
+    "for the session, or with each call by clients without one. A reading list (start_reading_list) needs no card; "
+    "a shelf (put_on_shelf) is one that the session keeps. Subscribe to a book's resource to hear when a copy comes "
+    "back."
 )
-
-READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-CHANGES = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
 
 # Small enough to be soon over, and few enough of them that progress is news.
 IMPORT_BATCH = 250
 IMPORT_STEPS = 50
-
-Isbn = Annotated[str, Field(description="ISBN-13 as search_books gives it, with or without hyphens")]
-Card = Annotated[str | None, Field(description="Library card, such as LIB-0001. A session remembers it")]
-
-
-async def book_of(isbn: str) -> Book:
-    """The book to work with; the error tells the model how to find a right one."""
-    book = await Book.objects.with_available().filter(isbn=isbn.replace("-", "").strip()).afirst()
-    if book is None:
-        raise ToolError(f"No book here has the ISBN {isbn!r}. search_books finds books by words of title or author.")
-    return book
-
-
-async def member_of(ctx: Context, card: str | None) -> Member:
-    """The member whose card was named now, or before in this session, or who is logged in."""
-    if card:
-        member = await Member.objects.filter(card=card.strip().upper()).afirst()
-        if member is None:
-            raise ToolError(f"There is no card {card!r}. Cards run from {fill.card(1)} to {fill.card(fill.MEMBERS)}.")
-        if ctx.has_session:
-            await ctx.state.aset("card", member.card)
-        return member
-    if ctx.has_session and (remembered := await ctx.state.aget("card")):
-        member = await Member.objects.filter(card=remembered).afirst()
-    elif ctx.user.is_authenticated:
-        member = await Member.objects.filter(user_id=ctx.user.pk).afirst()
-    else:
-        member = None
-    if member is None:
-        raise ToolError(
-            f"Whose library card is it? Ask the reader, then call again with card='{fill.card(1)}' or theirs."
-        )
-    return member
 
 
 @mcp.tool(title="Search the catalogue", annotations=READS)
@@ -208,67 +174,6 @@ def tell_of_new_books(before: int) -> None:
     if Book.objects.count() != before:
         mcp.notify_resources_changed()
         mcp.notify_resource_updated(CATALOGUE_URI)
-
-
-@mcp.register
-class Shelf(Handler):
-    """A reading list for each session.
-
-    The list is in the session's durable state. The greeting is an attribute of this instance, so it goes when
-    the session moves on.
-    """
-
-    greeting = ""
-
-    REASONS = {
-        "restart": "the server was restarted",
-        "other_process": "another server process has taken over",
-        "evicted": "the server had put this session aside",
-    }
-
-    async def on_restore(self, marker: RestoreMarker) -> None:
-        kept = len(await self.session.state.aget("shelf", []))
-        self.greeting = f"Welcome back: {self.REASONS[marker.reason]}, your reading list ({kept}) is still here."
-
-    @tool(title="Put a book on my reading list", annotations=CHANGES)
-    async def put_on_shelf(self, ctx: Context, isbn: Isbn) -> ShelfView:
-        """Put a book on this session's reading list."""
-        book = await book_of(isbn)
-
-        def put(state: dict[str, list[str]]) -> None:
-            shelf = state.setdefault("shelf", [])
-            if book.isbn not in shelf:
-                shelf.append(book.isbn)
-
-        await ctx.state.amodify(put)
-        return await self.view(ctx)
-
-    @tool(title="Take a book off my reading list", annotations=CHANGES)
-    async def take_off_shelf(self, ctx: Context, isbn: Isbn) -> ShelfView:
-        """Take a book off this session's reading list."""
-        book = await book_of(isbn)
-
-        def take(state: dict[str, list[str]]) -> bool:
-            shelf = state.get("shelf", [])
-            if found := book.isbn in shelf:
-                shelf.remove(book.isbn)
-            return found
-
-        if not await ctx.state.amodify(take):
-            raise ToolError(f"{book.title!r} is not on the reading list. my_shelf shows what is.")
-        return await self.view(ctx)
-
-    @tool(title="My reading list", annotations=READS)
-    async def my_shelf(self, ctx: Context) -> ShelfView:
-        """This session's reading list."""
-        return await self.view(ctx)
-
-    async def view(self, ctx: Context) -> ShelfView:
-        isbns = await ctx.state.aget("shelf", [])
-        titles = {book.isbn: book.title async for book in Book.objects.filter(isbn__in=isbns)}
-        greeting, self.greeting = self.greeting, ""
-        # A book that left the catalogue since then is left out.
-        return ShelfView(books=[f"{titles[isbn]} ({isbn})" for isbn in isbns if isbn in titles], greeting=greeting)
 
 
 @mcp.resource(CATALOGUE_URI, title="The catalogue", mime_type="application/json")

@@ -77,5 +77,5 @@ class ImportView(BaseModel):
 
 
 class ShelfView(BaseModel):
-    books: list[str] = Field(description="The reading list: titles with their ISBN, oldest first")
+    books: list[str] = Field(description="What is on the shelf: titles with their ISBN, oldest first")
     greeting: str = Field(default="", description="Said once after the session was restored")
