@@ -7,12 +7,13 @@ meets another server than before.
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -49,6 +50,8 @@ class Visit:
     method: str
     port: int
     last_event_id: str | None
+    message: str | None
+    """The method of the JSON-RPC message that came with it."""
     status: int | None = None
     stream: Stream | None = None
     messages: int = 0
@@ -100,7 +103,7 @@ class Balancer:
             time.sleep(TICK)
         return self.visits
 
-    def begin(self, method: str, last_event_id: str | None) -> tuple[Visit, socket.socket]:
+    def begin(self, method: str, last_event_id: str | None, message: str | None) -> tuple[Visit, socket.socket]:
         """Take in a request; returns also a connection to its server. One that is down is passed over.
 
         Raises:
@@ -114,7 +117,7 @@ class Balancer:
                 self._ports.rotate(-1)
                 with suppress(ConnectionRefusedError):
                     upstream = socket.create_connection(("127.0.0.1", port))
-                    visit = Visit(method, port, last_event_id)
+                    visit = Visit(method, port, last_event_id, message)
                     self.visits.append(visit)
                     return visit, upstream
         raise ConnectionRefusedError("No server listens.")
@@ -195,17 +198,36 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         # Either side may go away at any moment.
         with suppress(OSError, http.client.HTTPException):
-            visit, upstream = balancer.begin(self.command, self.headers.get("Last-Event-ID"))
+            visit, upstream = balancer.begin(self.command, self.headers.get("Last-Event-ID"), method_in(body))
             balancer.attach(upstream)
             try:
-                self.answer(visit, upstream, body)
+                with self.watching(visit, upstream):
+                    self.answer(visit, upstream, body)
             finally:
-                visit.over.set()
                 if visit.broken != "cut":
                     balancer.detach(upstream)
                     upstream.close()
 
     do_GET = do_POST = do_DELETE = pass_on
+
+    @contextmanager
+    def watching(self, visit: Visit, upstream: socket.socket) -> Iterator[None]:
+        """Hang up on the server when the client does so before it has its answer."""
+
+        def watch() -> None:
+            with suppress(OSError):
+                if not self.connection.recv(1, socket.MSG_PEEK) and not visit.over.is_set():
+                    upstream.shutdown(socket.SHUT_RDWR)
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            visit.over.set()
+            with suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
     def answer(self, visit: Visit, upstream: socket.socket, body: bytes) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", visit.port)
@@ -239,6 +261,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: object) -> None:
         """What there is to know is in the visits."""
+
+
+def method_in(body: bytes) -> str | None:
+    value = json.loads(body) if body else None
+    return value.get("method") if isinstance(value, dict) else None
 
 
 def frames_of(response: http.client.HTTPResponse) -> Iterator[bytes]:
