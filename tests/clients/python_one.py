@@ -14,10 +14,20 @@ from typing import Any
 import httpx
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
-from mcp.types import ElicitResult, Implementation, PromptReference, ServerNotification
+from mcp.shared.exceptions import McpError
+from mcp.types import (
+    CancelledNotification,
+    CancelledNotificationParams,
+    ClientNotification,
+    ElicitResult,
+    Implementation,
+    PromptReference,
+    ResourceUpdatedNotification,
+    ServerNotification,
+)
 from pydantic import AnyUrl
 
-from tests.clients.lines import Command, serve
+from tests.clients.lines import Command, arguments_of, serve
 
 SECONDS = 60
 
@@ -27,21 +37,39 @@ class Driver:
         self.stack = AsyncExitStack()
         self.session: Any = None
         self.seen: list[Any] = []
+        self.content: dict[str, Any] = {}
+        self.call: Any = None
+        self.call_id = 0
+        self.version: Any = None
 
     async def handle(self, command: Command) -> Any:
         match command:
-            case {"do": "connect", "url": url, "name": name, "headers": headers}:
-                return await self.connect(url, name, headers)
-            case {"do": "call", "name": name, "arguments": arguments}:
-                seconds = command.get("seconds", SECONDS)
-                result = await self.session.call_tool(name, arguments, timedelta(seconds=seconds), self.progressed)
-                return result.model_dump(mode="json", by_alias=True)
+            case {"do": "connect"}:
+                return await self.connect(**arguments_of(command))
+            case {"do": "negotiated"}:
+                return self.version
+            case {"do": "call"}:
+                return (await self.call_tool(**arguments_of(command))).model_dump(mode="json", by_alias=True)
+            case {"do": "begin"}:
+                self.call_id = self.session._request_id
+                self.call = asyncio.create_task(self.call_tool(**arguments_of(command)))
+                return None
+            case {"do": "give_up"}:
+                return await self.give_up()
             case {"do": "seen"}:
                 return self.seen
+            case {"do": "listen", "uris": uris}:
+                for uri in uris:
+                    await self.session.subscribe_resource(AnyUrl(uri))
+                return None
             case {"do": "read", "uri": uri}:
                 return (await self.session.read_resource(AnyUrl(uri))).model_dump(mode="json", by_alias=True)
             case {"do": "prompt", "name": name}:
-                return (await self.session.get_prompt(name)).model_dump(mode="json", by_alias=True)
+                prompt = await self.session.get_prompt(name, command.get("arguments"))
+                return prompt.model_dump(mode="json", by_alias=True)
+            case {"do": "complete", "prompt": prompt, "argument": argument, "value": value}:
+                ref = PromptReference(type="ref/prompt", name=prompt)
+                return (await self.session.complete(ref, {"name": argument, "value": value})).completion.values
             case {"do": "list"}:
                 return await self.list()
             case {"do": "close"}:
@@ -49,8 +77,9 @@ class Driver:
                 return None
         raise ValueError(f"Unknown command {command}")
 
-    async def connect(self, url: str, name: str, headers: dict[str, str]) -> dict[str, Any]:
-        self.seen = []
+    async def connect(self, url, name, headers, mode="legacy", content=None) -> dict[str, Any]:
+        assert mode == "legacy", "This release knows no other era."
+        self.seen, self.content = [], content or {"name": "Ada"}
         http = await self.stack.enter_async_context(httpx.AsyncClient(headers=headers, timeout=SECONDS))
         reader, writer, _ = await self.stack.enter_async_context(streamable_http_client(url, http_client=http))
         session = ClientSession(
@@ -62,31 +91,40 @@ class Driver:
             message_handler=self.noticed,
         )
         self.session = await self.stack.enter_async_context(session)
-        return {"protocolVersion": (await self.session.initialize()).protocolVersion}
+        self.version = (await self.session.initialize()).protocolVersion
+        return {"protocolVersion": self.version}
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], seconds: float = SECONDS) -> Any:
+        return await self.session.call_tool(name, arguments, timedelta(seconds=seconds), self.progressed)
+
+    async def give_up(self) -> str:
+        """Cancel what `begin` began. This release stops waiting and tells nobody, so that is up to its user."""
+        cancelled = CancelledNotification(params=CancelledNotificationParams(requestId=self.call_id))
+        await self.session.send_notification(ClientNotification(cancelled))
+        try:
+            return f"It ended with {await self.call}"
+        except McpError as error:
+            return str(error)
 
     async def progressed(self, progress: float, total: float | None, message: str | None) -> None:
         self.seen.append(["progress", progress])
 
     async def asked(self, context: Any, params: Any) -> ElicitResult:
         self.seen.append(["asked", params.message])
-        return ElicitResult(action="accept", content={"name": "Ada"})
+        return ElicitResult(action="accept", content=self.content)
 
     async def noticed(self, message: Any) -> None:
         if isinstance(message, ServerNotification) and message.root.method != "notifications/progress":
-            self.seen.append([message.root.method])
+            uri = [str(message.root.params.uri)] if isinstance(message.root, ResourceUpdatedNotification) else []
+            self.seen.append([message.root.method, *uri])
 
     async def list(self) -> dict[str, list[str]]:
         session = self.session
-        completed = await session.complete(
-            PromptReference(type="ref/prompt", name="test_prompt_with_arguments"),
-            {"name": "arg1", "value": ""},
-        )
         return {
             "tools": [tool.name for tool in (await session.list_tools()).tools],
             "resources": [str(resource.uri) for resource in (await session.list_resources()).resources],
             "templates": [each.uriTemplate for each in (await session.list_resource_templates()).resourceTemplates],
             "prompts": [prompt.name for prompt in (await session.list_prompts()).prompts],
-            "completions": completed.completion.values,
         }
 
 

@@ -1,1 +1,1 @@
-"""An app of the clients' tests: a tool that the demo has no use for."""
+"""An app of the clients' tests: tools that the demo has no use for."""
