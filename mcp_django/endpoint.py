@@ -11,7 +11,7 @@ from django.db import DatabaseError
 from mcp_types import PROTOCOL_VERSION_META_KEY
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
-from mcp_django import http, jsonrpc, legacy, modern, shutdown, threads
+from mcp_django import http, jsonrpc, legacy, media_types, modern, origins, shutdown, threads
 from mcp_django.auth import ANONYMOUS, Principal, authenticate
 from mcp_django.conf import mcp_settings
 from mcp_django.exceptions import SessionNotFound, StoreUnavailable
@@ -30,7 +30,7 @@ async def respond(server: MCPServer, request: Request) -> Response:
     origin: str | None = None
     try:
         http.check_header_size(request)
-        origin = http.check_host_and_origin(request)
+        origin = origins.check_host_and_origin(request)
         if request.fault is not None:
             raise request.fault
         response = await _respond(server, request)
@@ -46,17 +46,17 @@ async def respond(server: MCPServer, request: Request) -> Response:
         await got_request_exception.asend_robust(sender=type(server), request=request.django)
         response = refusal(500, jsonrpc.INTERNAL_ERROR, "Internal server error").response
     if origin is not None:
-        http.add_cors(response, origin)
+        origins.add_cors(response, origin)
     return response
 
 
 async def _respond(server: MCPServer, request: Request) -> Response:
     if request.method == "OPTIONS":
-        return http.options_response(request)
+        return origins.options_response(request)
     if request.method == "POST":
-        http.check_media_types(request)
+        media_types.check_media_types(request)
     elif request.method == "GET":
-        http.check_takes_stream(request)
+        media_types.check_takes_stream(request)
     principal = await principal_of(server, request)
     if request.method == "POST":
         return await _post(server, principal, request)

@@ -7,16 +7,10 @@ the entries can raise it and both entries answer it alike.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
-from functools import lru_cache
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from django.conf import settings
 from django.http import HttpRequest
-from django.http.request import split_domain_port, validate_host
-from django.utils.http import is_same_domain
 
 from mcp_django import jsonrpc
 from mcp_django.conf import mcp_settings
@@ -36,13 +30,7 @@ STREAM_HEADERS: Final = [
 RETRY_AFTER_SECONDS: Final = 3
 MAX_HEADER_BYTES: Final = 64 * 1024
 
-# Wire rule 8: a browser client may send these and must be able to read those.
-CORS_REQUEST_HEADERS: Final = (
-    "Accept, Authorization, Content-Type, Last-Event-ID, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Mcp-Session-Id"
-)
-CORS_RESPONSE_HEADERS: Final = "Mcp-Session-Id, MCP-Protocol-Version, Retry-After, WWW-Authenticate"
 METHODS: Final = ("GET", "POST", "DELETE", "OPTIONS")
-PARAM_HEADER: Final = re.compile(r"mcp-param-[!#$%&'*+.^_`|~0-9a-z-]{1,100}")
 
 
 class Request:
@@ -242,24 +230,6 @@ def check_declared_length(value: str | None) -> None:
         raise too_large()
 
 
-def check_takes_stream(request: Request) -> None:
-    """A GET must be able to take an event stream (Streamable HTTP, listening for messages).
-
-    Raises:
-        HTTPRefusal: 405 where none can be carried, 406 for an Accept that leaves it out.
-    """
-    if not request.streams:
-        raise refusal(
-            405,
-            jsonrpc.INVALID_REQUEST,
-            "Event streams need ASGI, this server runs under WSGI. Use POST for messages and DELETE to end the "
-            "session.",
-            Allow=", ".join(method for method in METHODS if method != "GET"),
-        )
-    if not takes_stream(request.headers.get("accept", "*/*")):
-        raise refusal(406, jsonrpc.INVALID_REQUEST, "Accept must list text/event-stream.")
-
-
 def stream_response(frames: AsyncGenerator[bytes, None]) -> Response:
     """An event stream."""
     return Response(200, headers=STREAM_HEADERS.copy(), frames=frames)
@@ -280,172 +250,4 @@ def too_many_streams(scope: str) -> HTTPRefusal:
         jsonrpc.SERVER_BUSY,
         "This server process has as many streams open as it may (MCP_DJANGO_MAX_STREAMS). Try again.",
         Retry_After=str(RETRY_AFTER_SECONDS),
-    )
-
-
-def check_media_types(request: Request) -> None:
-    """A POST must be JSON and its sender able to take JSON and an event stream (Streamable HTTP, sending messages).
-
-    Raises:
-        HTTPRefusal: 415 for another Content-Type, 406 for an Accept that leaves either out.
-    """
-    content_type = request.headers.get("content-type", "")
-    if not is_json(content_type):
-        raise refusal(415, jsonrpc.INVALID_REQUEST, "Content-Type must be application/json, in UTF-8.")
-    if not accepts_both(request.headers.get("accept", "*/*")):
-        raise refusal(406, jsonrpc.INVALID_REQUEST, "Accept must list application/json and text/event-stream.")
-
-
-@lru_cache(maxsize=256)
-def is_json(content_type: str) -> bool:
-    """Whether a Content-Type is ``application/json`` without a charset other than UTF-8."""
-    media_type, _, parameters = content_type.partition(";")
-    if media_type.strip().lower() != "application/json":
-        return False
-    for parameter in parameters.split(";"):
-        name, _, value = parameter.strip().partition("=")
-        if name.strip().lower() == "charset" and value.strip(' "').lower() not in ("utf-8", "utf8"):
-            return False
-    return True
-
-
-@lru_cache(maxsize=256)
-def accepts_both(accept: str) -> bool:
-    """Whether an Accept header takes JSON and event streams, ranges and ``q=0`` understood (RFC 9110, 12.5.1)."""
-    weights = weights_of(accept)
-    return accepts(weights, "application/json") and accepts(weights, "text/event-stream")
-
-
-@lru_cache(maxsize=256)
-def takes_stream(accept: str) -> bool:
-    """Whether an Accept header takes event streams."""
-    return accepts(weights_of(accept), "text/event-stream")
-
-
-def weights_of(accept: str) -> dict[str, bool]:
-    """The media ranges of an Accept header, and whether each is wanted."""
-    weights = {}
-    for part in accept.split(","):
-        media_range, *parameters = part.split(";")
-        weights[media_range.strip().lower()] = not any(is_zero_weight(parameter) for parameter in parameters)
-    return weights
-
-
-def accepts(weights: dict[str, bool], media_type: str) -> bool:
-    """Whether the most specific range that covers a media type takes it."""
-    for media_range in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
-        if media_range in weights:
-            return weights[media_range]
-    return False
-
-
-def is_zero_weight(parameter: str) -> bool:
-    """Whether a parameter of a media range is a weight of zero."""
-    name, _, value = parameter.strip().partition("=")
-    return name.strip().lower() == "q" and value.strip().rstrip("0") in ("", ".", "0.")
-
-
-def check_host_and_origin(request: Request) -> str | None:
-    """DNS rebinding and cross-site requests stop here (Streamable HTTP, security warning).
-
-    Returns:
-        The origin to name in CORS headers, or None for a request that no browser page sent.
-
-    Raises:
-        HTTPRefusal: 400 for a Host that ``ALLOWED_HOSTS`` does not name, 403 for a foreign Origin.
-    """
-    host = host_of(request)
-    if request.repeated and "origin" in request.repeated:
-        raise refusal(403, jsonrpc.INVALID_REQUEST, "The header Origin must be sent once.")
-    origin = request.headers.get("origin")
-    if origin is None:
-        return None
-    if not origin_allowed(origin, host, secure=scheme_of(request) == "https"):
-        raise refusal(
-            403,
-            jsonrpc.INVALID_REQUEST,
-            "This Origin is not allowed. Allow a web client's origin in MCP_DJANGO_ALLOWED_ORIGINS or "
-            "CSRF_TRUSTED_ORIGINS.",
-        )
-    return origin
-
-
-def host_of(request: Request) -> str:
-    """The request's host, checked against ``ALLOWED_HOSTS`` as Django's ``get_host()`` does.
-
-    Raises:
-        HTTPRefusal: 400.
-    """
-    host = request.headers.get("host")
-    if settings.USE_X_FORWARDED_HOST:
-        host = request.headers.get("x-forwarded-host", host)
-    if request.repeated and request.repeated & {"host", "x-forwarded-host"}:
-        host = ""
-    if host is None:
-        # HTTP/1.0 and Django's test client send none; Django falls back to the server's own name as well.
-        host = request.django.META.get("SERVER_NAME")
-    allowed = settings.ALLOWED_HOSTS
-    if settings.DEBUG and not allowed:
-        allowed = [".localhost", "127.0.0.1", "[::1]"]
-    if host is None or not host_allowed(host, tuple(allowed)):
-        raise refusal(400, jsonrpc.INVALID_REQUEST, "This Host is not allowed. Name it in ALLOWED_HOSTS.")
-    return host
-
-
-@lru_cache(maxsize=256)
-def host_allowed(host: str, allowed: tuple[str, ...]) -> bool:
-    """Whether a Host header names one of the allowed hosts; a malformed one does not."""
-    domain, _ = split_domain_port(host)
-    return bool(domain) and validate_host(domain, allowed)
-
-
-def scheme_of(request: Request) -> str:
-    """``https`` or ``http``, with ``SECURE_PROXY_SSL_HEADER`` followed."""
-    return request.django.scheme or "http"
-
-
-def origin_allowed(origin: str, host: str, *, secure: bool) -> bool:
-    """Whether a browser page of this origin may call: same origin, or named in one of the two settings.
-
-    ``CSRF_TRUSTED_ORIGINS`` may hold wildcards for subdomains, as Django's CSRF check takes them.
-    """
-    if origin == f"{'https' if secure else 'http'}://{host}" or origin in mcp_settings.ALLOWED_ORIGINS:
-        return True
-    try:
-        parts = urlsplit(origin)
-    except ValueError:
-        return False
-    for trusted in settings.CSRF_TRUSTED_ORIGINS:
-        if trusted == origin:
-            return True
-        trusted_parts = urlsplit(trusted.replace("*", "", 1))
-        wildcard = "*" in trusted
-        if wildcard and trusted_parts.scheme == parts.scheme and is_same_domain(parts.netloc, trusted_parts.netloc):
-            return True
-    return False
-
-
-def add_cors(response: Response, origin: str) -> None:
-    """Let the page at ``origin`` read the response, the session id included."""
-    response.headers += [
-        ("Access-Control-Allow-Origin", origin),
-        ("Access-Control-Expose-Headers", CORS_RESPONSE_HEADERS),
-        ("Vary", "Origin"),
-    ]
-
-
-def options_response(request: Request) -> Response:
-    """The answer to OPTIONS, a CORS preflight or not; it comes before any authentication (Fetch, CORS preflight)."""
-    methods = ", ".join(METHODS)
-    asked = request.headers.get("access-control-request-headers", "").split(",")
-    # Their names are the tools' own (SEP-2243), and no wildcard stands for them beside credentials.
-    mirrored = sorted({name for item in asked if PARAM_HEADER.fullmatch(name := item.strip().lower())})
-    return Response(
-        204,
-        headers=[
-            ("Allow", methods),
-            ("Access-Control-Allow-Methods", methods),
-            ("Access-Control-Allow-Headers", ", ".join([CORS_REQUEST_HEADERS, *mirrored])),
-            ("Access-Control-Max-Age", "3600"),
-        ],
     )
