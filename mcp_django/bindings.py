@@ -64,6 +64,22 @@ def check_parameters(registration: Registration) -> None:
         raise TypeError("arguments are passed by name, and it has positional-only parameters")
 
 
+def check_kinds(registration: Registration, kinds: dict[str, type[handles.Handle]]) -> None:
+    """Note what kinds of handles a function takes and returns.
+
+    Raises:
+        TypeError: its server has another class of one of these kinds.
+    """
+    for hint in typing.get_type_hints(registration.fn).values():
+        for found in handles.classes_in(hint):
+            other = kinds.setdefault(found.kind, found)
+            if other is not found:
+                raise TypeError(
+                    f"{handles.place_of(found)} and {handles.place_of(other)} are both handles of the kind "
+                    f"{found.kind!r}, one would be taken for the other; give one of them another name or `kind`"
+                )
+
+
 def prepared(registration: Registration) -> Callable[..., Awaitable[Any]]:
     """The registered function as the SDK is to call it: async, off the event loop if it was sync, bound to the
     session's handler instance if it is a method, with the handles among its arguments looked up, and with errors that
@@ -97,8 +113,8 @@ def handles_of(fn: Callable[..., Any]) -> tuple[bool, bool]:
     """
     hints = typing.get_type_hints(fn, include_extras=True)
     hint = hints.pop("return", Any)
-    gives = hint is Any or handles.mentions_handle(hint)
-    takes = any(handles.mentions_handle(hint) for hint in hints.values())
+    gives = hint is Any or any(handles.classes_in(hint))
+    takes = any(any(handles.classes_in(hint)) for hint in hints.values())
     if takes:
         handle_store()
     return takes, gives

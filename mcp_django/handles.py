@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, get_args, get_origin
-from weakref import WeakValueDictionary
 
 from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
 RANDOM_LENGTH: Final = 22
 KIND: Final = re.compile(r"[a-z][a-z0-9_]{0,49}")
 WORD_BEGINS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-
-_kinds: WeakValueDictionary[str, type[Handle]] = WeakValueDictionary()
 
 
 class Handle:
@@ -182,8 +179,6 @@ class Handle:
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         from pydantic_core import core_schema  # noqa: PLC0415
 
-        if cls is Handle:
-            raise TypeError("Handle is to be subclassed: annotate with a subclass.")
         return core_schema.no_info_plain_validator_function(
             cls._of, serialization=core_schema.to_string_ser_schema(when_used="always")
         )
@@ -242,23 +237,19 @@ def _database() -> Any:
     return getattr(handle_store(), "alias", None)
 
 
+def place_of(cls: type[Handle]) -> str:
+    """Where a class is written, for error messages."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
 def _check_class(cls: type[Handle]) -> None:
-    place = f"{cls.__module__}.{cls.__qualname__}"
     if not KIND.fullmatch(cls.kind):
         raise ImproperlyConfigured(
-            f"{place}: a handle's kind has up to 50 lower-case letters, digits and underscores, and begins with a "
-            f"letter; got {cls.kind!r}. Give the class an attribute `kind`."
+            f"{place_of(cls)}: a handle's kind has up to 50 lower-case letters, digits and underscores, and begins "
+            f"with a letter; got {cls.kind!r}. Give the class an attribute `kind`."
         )
     if cls.ttl is not None and not (isinstance(cls.ttl, timedelta) and cls.ttl > timedelta(0)):  # type: ignore[redundant-expr]
-        raise ImproperlyConfigured(f"{place}: ttl must be a timedelta longer than zero, got {cls.ttl!r}.")
-    if "<locals>" in place:
-        return
-    other = _kinds.setdefault(cls.kind, cls)
-    if f"{other.__module__}.{other.__qualname__}" != place:
-        raise ImproperlyConfigured(
-            f"{place} and {other.__module__}.{other.__qualname__} are both handles of the kind {cls.kind!r}: one would "
-            "be taken for the other. Give one of them another name, or an attribute `kind`."
-        )
+        raise ImproperlyConfigured(f"{place_of(cls)}: ttl must be a timedelta longer than zero, got {cls.ttl!r}.")
 
 
 # What bindings need to know of handlers that take and return handles
@@ -269,9 +260,18 @@ def is_handle(hint: Any) -> bool:
     return inspect.isclass(hint) and get_origin(hint) is None and issubclass(hint, Handle)
 
 
-def mentions_handle(hint: Any) -> bool:
-    """Whether there is a handle class in a type hint, however deep."""
-    return is_handle(hint) or any(mentions_handle(part) for part in get_args(hint))
+def classes_in(hint: Any) -> Iterator[type[Handle]]:
+    """The handle classes in a type hint, however deep.
+
+    Raises:
+        TypeError: there is ``Handle`` itself.
+    """
+    if hint is Handle:
+        raise TypeError("Handle is to be subclassed: annotate with a subclass")
+    if is_handle(hint):
+        yield hint
+    for part in get_args(hint):
+        yield from classes_in(part)
 
 
 def returned_hint(hint: Any) -> Any:

@@ -69,6 +69,7 @@ from mcp_django.bindings import (
     EXPLAINED,
     Resources,
     Switch,
+    check_kinds,
     check_parameters,
     current_context,
     failure,
@@ -81,6 +82,7 @@ from mcp_django.bindings import (
 from mcp_django.calls import Call
 from mcp_django.context import Context
 from mcp_django.handlers import Kind, Registration
+from mcp_django.handles import Handle
 from mcp_django.pagination import LISTS, page
 
 if TYPE_CHECKING:
@@ -127,6 +129,7 @@ class Kernel(SDKServer[Any]):
         self.handler_classes = list(dict.fromkeys(r.handler for r in registrations if r.handler is not None))
         self._completions: list[Callable[..., Awaitable[Any]]] = []
         self._read_ttls: dict[str, int] = {}
+        self._kinds: dict[str, type[Handle]] = {}
         for registration in registrations:
             self._add(registration)
         self._extend(owner.extensions)
@@ -161,6 +164,7 @@ class Kernel(SDKServer[Any]):
         }[registration.kind]
         try:
             check_parameters(registration)
+            check_kinds(registration, self._kinds)
             options = dict(registration.options)
             if (enabled := options.pop("enabled", None)) is not None:
                 self._switches[registration.kind][registration.key] = switch(enabled)

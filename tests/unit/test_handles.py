@@ -86,13 +86,6 @@ class TestClasses:
     def test_a_lifetime_that_is_none_is_told(self, ttl: Any) -> None:
         assert "ttl must be a timedelta longer than zero" in refused(lambda: handle_class("Cart", ttl=ttl))
 
-    def test_two_classes_of_one_kind_are_told_with_both_places(self) -> None:
-        text = refused(lambda: type("ReadingList", (Handle,), {"__module__": "another.mcp"}))
-        assert f"another.mcp.ReadingList and {HERE}.ReadingList" in text
-        # The same class, once more: its module was imported anew.
-        again = type("ReadingList", (Handle,), {"__module__": HERE})
-        assert again.kind == "reading_list"
-
     def test_the_base_is_no_kind(self, server: MCPServer) -> None:
         with pytest.raises(TypeError, match="is to be subclassed"):
             Handle(TEXT)
@@ -177,6 +170,27 @@ class TestRegistration:
         def clear(items: Longer) -> None: ...
 
         assert schema_of(server, "clear")[0]["items"]["description"] == "A long_list, as a tool returned it."
+
+    def test_two_classes_of_one_kind_are_told_with_both_places_if_one_server_knows_both(
+        self, server: MCPServer
+    ) -> None:
+        another = handle_class("Cart")
+        other = MCPServer("other")
+
+        def clear(items: list[Cart] | None) -> None: ...
+
+        def start() -> Any: ...
+
+        start.__annotations__["return"] = another
+        server.tool()(clear)
+        other.tool()(start)
+        for each in (server, other):
+            assert schema_of(each, "start" if each is other else "clear")
+        third = MCPServer("third")
+        third.tool()(clear)
+        third.tool()(start)
+        text = refused(lambda: third.kernel)
+        assert f"{HERE}.<locals>.Cart and {HERE}.Cart are both handles of the kind 'cart'" in text
 
     def test_a_session_store_that_keeps_no_handles_is_told_when_the_server_is_built(self, server: MCPServer) -> None:
         @server.tool()
