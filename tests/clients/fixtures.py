@@ -24,10 +24,9 @@ PLACES = {
 
 
 @pytest.fixture(scope="session")
-def library(database: Database) -> Database:
-    """The database of all servers, with the demo's books in it."""
+def library(database: Database) -> None:
+    """The demo's books are in the database of all servers."""
     manage(database.url, "shell", "--verbosity", "0", "--command", FILL)
-    return database
 
 
 class Entries(dict[str, Server]):
@@ -43,22 +42,25 @@ class Entries(dict[str, Server]):
 
 
 @pytest.fixture(scope="module")
-def entries(library: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Entries]:
-    with serving(library, tmp_path_factory.mktemp("entries")) as start:
+def entries(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Entries]:
+    with serving(database, tmp_path_factory.mktemp("entries")) as start:
         yield Entries(start)
 
 
-def place_of(name: str, entries: Entries) -> Place:
-    entry, endpoint = PLACES[name]
-    return Place(entries[entry], endpoint)
+def place_of(request: pytest.FixtureRequest) -> Place:
+    """The place that a fixture's parameter names."""
+    entry, endpoint = PLACES[request.param]
+    if endpoint is LIBRARY:
+        request.getfixturevalue("library")
+    return Place(request.getfixturevalue("entries")[entry], endpoint)
 
 
 @pytest.fixture(
     scope="module",
     params=["everything", "library", "view-everything", pytest.param("view-library", marks=pytest.mark.long)],
 )
-def place(request: pytest.FixtureRequest, entries: Entries) -> Place:
-    return place_of(request.param, entries)
+def place(request: pytest.FixtureRequest) -> Place:
+    return place_of(request)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from tests.clients.balancer import Balancer
 from tests.clients.contract import ClientContract, Place, requests
 from tests.clients.drivers import INSPECTOR_KINDS, Driver, Kind
-from tests.clients.fixtures import PLACES, Entries, place_of
+from tests.clients.fixtures import PLACES, place_of
 from tests.live.servers import one_by_default
 
 pytestmark = [pytest.mark.live, pytest.mark.clients]
@@ -25,8 +25,8 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture(scope="module", params=one_by_default(list(PLACES)))
-def place(request: pytest.FixtureRequest, entries: Entries) -> Place:
-    return place_of(request.param, entries)
+def place(request: pytest.FixtureRequest) -> Place:
+    return place_of(request)
 
 
 class TestInspector(ClientContract):
