@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import Any
 
 from mcp_django.connections import Connection, running_loop
-from mcp_django.stream_batches import Notice
+from mcp_django.stream_reads import Notice
 
 
 class Hearer(Connection):

@@ -21,7 +21,7 @@ from mcp_django.http import Response, stream_response, too_many_streams
 from mcp_django.sessions import sessions
 
 if TYPE_CHECKING:
-    from mcp_django.stream_batches import Notice
+    from mcp_django.stream_reads import Notice
     from mcp_django.streams import Streams
 
 ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from mcp_django.exceptions import StreamLost
 from mcp_django.jsonrpc import RequestId
 from mcp_django.models import Cancellation
-from mcp_django.stream_batches import NEVER_TOLD, Append, Notice, Post, Raise, StreamHead
+from mcp_django.stream_batches import NEVER_TOLD, Append, Post, Raise
+from mcp_django.stream_reads import Notice, StreamHead
 
 MAX_STREAMS = 1000
 MAX_CANCELLATIONS = 1000

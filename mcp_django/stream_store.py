@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from django.db.models import F
 
 from mcp_django import stream_batches as batches
+from mcp_django import stream_reads as reads
 from mcp_django.batches import Change
 from mcp_django.jsonrpc import RequestId
 from mcp_django.models import ClientRequest, Stream
-from mcp_django.stream_batches import Append, Notice, StreamHead
+from mcp_django.stream_batches import Append
+from mcp_django.stream_reads import Notice, StreamHead
 from mcp_django.visits import alias
 
 if TYPE_CHECKING:
@@ -121,10 +123,10 @@ class ORMStreams:
         return cast(int, await self._write(batches.Post(stream, digest, payload)))
 
     async def heads(self, streams: Iterable[int]) -> dict[int, StreamHead]:
-        return cast(dict[int, StreamHead], await self._read(batches.ReadStreams(frozenset(streams))))
+        return cast(dict[int, StreamHead], await self._read(reads.ReadStreams(frozenset(streams))))
 
     async def events(self, stream: int, after: int, limit: int) -> list[tuple[int, str]]:
-        return cast(list[tuple[int, str]], await self._read(batches.ReadEvents(stream, after, limit)))
+        return cast(list[tuple[int, str]], await self._read(reads.ReadEvents(stream, after, limit)))
 
     async def open_standalone(self, stream: int, digest: str, told: int) -> None:
         await self._write(batches.OpenStandalone(stream, digest, told))
@@ -156,19 +158,19 @@ class ORMStreams:
         return await self._change(lambda: asked(question, digest).abandon())
 
     async def answers(self, questions: Iterable[uuid.UUID]) -> dict[uuid.UUID, str]:
-        return cast(dict[uuid.UUID, str], await self._read(batches.ReadAnswers(frozenset(questions))))
+        return cast(dict[uuid.UUID, str], await self._read(reads.ReadAnswers(frozenset(questions))))
 
     async def cancel(self, digest: str, request_id: RequestId) -> None:
         await self._write(batches.Cancel(digest, request_id))
 
     async def cancellations(self, digests: Iterable[str]) -> dict[str, set[str]]:
-        return cast(dict[str, set[str]], await self._read(batches.ReadCancellations(frozenset(digests))))
+        return cast(dict[str, set[str]], await self._read(reads.ReadCancellations(frozenset(digests))))
 
     async def clocks(self, servers: Iterable[str]) -> dict[str, int]:
-        return cast(dict[str, int], await self._read(batches.ReadClocks(frozenset(servers))))
+        return cast(dict[str, int], await self._read(reads.ReadClocks(frozenset(servers))))
 
     async def notices(self, server: str, after: int, uris: Iterable[str]) -> list[Notice]:
-        return cast(list[Notice], await self._read(batches.ReadNotices(server, after, frozenset(uris))))
+        return cast(list[Notice], await self._read(reads.ReadNotices(server, after, frozenset(uris))))
 
     async def _change(self, change: Callable[[], bool]) -> bool:
         return cast(bool, await self._write(Change(change)))

@@ -33,7 +33,8 @@ from mcp_django.hearers import Hearer
 from mcp_django.memory_streams import MemoryStreams
 from mcp_django.processes import this_process
 from mcp_django.store import ORMStore, SessionStore
-from mcp_django.stream_batches import NEVER_TOLD, Append, Question, StreamHead, StreamRecord
+from mcp_django.stream_batches import NEVER_TOLD, Append, Question, StreamRecord
+from mcp_django.stream_reads import StreamHead
 from mcp_django.stream_store import ORMStreams, StreamStore
 from mcp_django.wakeups import Wakeups
 from mcp_django.watcher import Watcher

@@ -23,7 +23,7 @@ from mcp_django.hearers import Hearer
 from mcp_django.lanes import inline
 from mcp_django.models import Cancellation
 from mcp_django.store import SessionHead
-from mcp_django.stream_batches import StreamHead
+from mcp_django.stream_reads import StreamHead
 
 if TYPE_CHECKING:
     from mcp_django.feeds import Feed

@@ -14,7 +14,7 @@ from benchmarks import wire
 from demo_project.everything.server import everything
 from mcp_django import jsonrpc, legacy, native
 from mcp_django.auth import ANONYMOUS
-from mcp_django.http import Request
+from mcp_django.http import Disconnect, Request
 from mcp_django.live import LiveSession
 from mcp_django.sessions import Visit, sessions
 
@@ -43,16 +43,15 @@ class Connection:
 
     async def carry(self, frames: AsyncGenerator[bytes, None]) -> None:
         """Send a whole stream."""
-        await native.send_frames(frames, self._receive, self._send)
+        await native.send_frames(frames, Disconnect(self._gone), self._send)
 
     async def _send(self, event: Mapping[str, Any]) -> None:
         self._sent(event["body"])
         self.begun.set()
 
-    async def _receive(self) -> dict[str, Any]:
+    async def _gone(self) -> None:
         # Nobody disconnects.
-        never: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        return await never
+        await asyncio.get_running_loop().create_future()
 
 
 async def open_session() -> tuple[str, LiveSession]:

@@ -20,7 +20,8 @@ from mcp_django.exceptions import StreamLost
 from mcp_django.jsonrpc import RequestId
 from mcp_django.models import Cancellation, Topic
 from mcp_django.store import SessionStore
-from mcp_django.stream_batches import NEVER_TOLD, Append, Notice, Question, Raise, StreamHead, StreamRecord
+from mcp_django.stream_batches import NEVER_TOLD, Append, Question, Raise, StreamRecord
+from mcp_django.stream_reads import Notice, StreamHead
 from mcp_django.stream_store import StreamStore
 from tests.unit.store_contract import created
 

@@ -16,21 +16,8 @@ from mcp_django.exceptions import StoreUnavailable, StreamLost
 from mcp_django.jsonrpc import line
 from mcp_django.models import ClientRequest, Event, Process, Stream, Topic
 from mcp_django.store import ORMStore
-from mcp_django.stream_batches import (
-    Append,
-    Cancel,
-    EndOrphan,
-    OpenStandalone,
-    Post,
-    Question,
-    Raise,
-    ReadAnswers,
-    ReadCancellations,
-    ReadClocks,
-    ReadEvents,
-    ReadStreams,
-    StreamRecord,
-)
+from mcp_django.stream_batches import Append, Cancel, EndOrphan, OpenStandalone, Post, Question, Raise, StreamRecord
+from mcp_django.stream_reads import ReadAnswers, ReadCancellations, ReadClocks, ReadEvents, ReadStreams
 from mcp_django.stream_store import ORMStreams
 from tests.unit import records
 from tests.unit.statements import queries_of

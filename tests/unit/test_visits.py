@@ -14,7 +14,7 @@ from django.db import router
 from django.db.utils import DatabaseError
 from django.utils import timezone
 
-from mcp_django import batches, visits
+from mcp_django import batches, stream_reads, visits
 from mcp_django import stream_batches as streams
 from mcp_django.models import Session, Topic
 from mcp_django.stream_store import asked, row
@@ -193,12 +193,12 @@ class TestReplica:
         assert outcomes == [1, None, True, True, True, True, True, True, None, 1, 1]
         found = visits.read(
             [
-                streams.ReadStreams(frozenset({stream})),
-                streams.ReadEvents(stream, 0, 10),
-                streams.ReadAnswers(frozenset({question.id})),
-                streams.ReadCancellations(frozenset({session})),
-                streams.ReadClocks(frozenset({"default"})),
-                streams.ReadNotices("default", 0, frozenset({"lib://a"})),
+                stream_reads.ReadStreams(frozenset({stream})),
+                stream_reads.ReadEvents(stream, 0, 10),
+                stream_reads.ReadAnswers(frozenset({question.id})),
+                stream_reads.ReadCancellations(frozenset({session})),
+                stream_reads.ReadClocks(frozenset({"default"})),
+                stream_reads.ReadNotices("default", 0, frozenset({"lib://a"})),
             ]
         )
         assert all(found)
