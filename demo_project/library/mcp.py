@@ -22,6 +22,7 @@ from mcp_types import (
 from pydantic import BaseModel, Field
 
 from demo_project.library import (
+    cards,  # noqa: F401 - registers its tool
     catalogue,
     lists,  # noqa: F401 - registers its tools
 )
