@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks import entry, events, follow, memory, progress, restore, rows, throughput
+from benchmarks import entry, events, follow, memory, progress, restore, rows, stateless, throughput
 from benchmarks.databases import Databases
 from benchmarks.environments import with_mcpz
 from benchmarks.errors import BenchmarkError
@@ -26,6 +26,7 @@ from benchmarks.report import Table, put_into
 from benchmarks.report import progress as tell
 from benchmarks.servers import (
     Server,
+    in_stateless_era,
     mcpz,
     official_sdk,
     official_sdk_json,
@@ -107,6 +108,16 @@ class Benchmarks:
         servers = [*self._servers_with_sessions(), *_mcpz_if_available()]
         return throughput.measure(servers, self._sizes.load, self._sizes.rounds, self._directory)
 
+    def stateless(self) -> Outcome:
+        servers = [
+            in_stateless_era(this_project(self._databases.fresh()), "this project, native entry"),
+            in_stateless_era(official_sdk(), "official SDK"),
+            in_stateless_era(official_sdk_json(), "official SDK, JSON"),
+            *_mcpz_if_available(),
+            in_stateless_era(this_project(self._databases.fresh(), entry="view"), "this project, Django view"),
+        ]
+        return stateless.measure(servers, self._sizes.load, self._sizes.rounds, self._directory)
+
     def memory(self) -> Outcome:
         sizes = self._sizes
         return memory.measure(
@@ -146,6 +157,7 @@ class Benchmarks:
 
 PARTS: dict[str, Callable[[Benchmarks], Outcome]] = {
     "throughput": Benchmarks.throughput,
+    "stateless": Benchmarks.stateless,
     "memory": Benchmarks.memory,
     "restore": Benchmarks.restore,
     "rows": Benchmarks.rows,

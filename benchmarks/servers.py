@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.client import Endpoint
@@ -126,6 +126,11 @@ def this_project(database: Path, *, name: str = "this project", entry: str = "na
         "/everything/mcp",
         environment={**django_environment(database), "MCP_ENTRY": entry},
     )
+
+
+def in_stateless_era(server: Server, name: str) -> Server:
+    """The same server under another name, and called as the stateless era has it."""
+    return replace(server, name=name, has_sessions=False)
 
 
 def official_sdk() -> Server:
