@@ -90,6 +90,8 @@ class Reply(Connection):
     async def settle(self, place: int, answer: dict[str, Any]) -> None:
         """Take the answer."""
         self._answer = answer
+        # The call holds on to its reply: together they would be left to the garbage collector.
+        self.call = None
         self._decide()
         self.wake()
 

@@ -13,6 +13,7 @@ from mcp_django.models import Session as Row
 from mcp_django.wakeups import Wakeups
 from tests.protocol.client import Client, Session
 from tests.protocol.entries import application_of
+from tests.protocol.stateless import Stateless, with_progress
 
 pytestmark = pytest.mark.anyio
 
@@ -51,6 +52,20 @@ async def call_that_asks(session: Session) -> None:
     assert len(await stream.rest()) == 1
 
 
+async def stateless_call(session: Session) -> None:
+    await Stateless(session.client).call("steps", steps=0)
+
+
+async def stateless_call_that_streams(session: Session) -> None:
+    stateless = Stateless(session.client)
+    stream = await stateless.stream(with_progress(stateless.tool("steps", {"steps": 2})))
+    assert len(await stream.rest()) == 3
+
+
+async def stateless_call_that_fails(session: Session) -> None:
+    assert (await Stateless(session.client).call_tool("facts"))["isError"]
+
+
 async def get_stream(session: Session) -> None:
     async with session.listening() as stream:
         assert await stream.frame()
@@ -58,7 +73,17 @@ async def get_stream(session: Session) -> None:
 
 @pytest.mark.parametrize(
     "request_once",
-    [quick_call, call_that_uses_the_state, call_that_streams, call_that_is_resumed, call_that_asks, get_stream],
+    [
+        quick_call,
+        call_that_uses_the_state,
+        call_that_streams,
+        call_that_is_resumed,
+        call_that_asks,
+        stateless_call,
+        stateless_call_that_streams,
+        stateless_call_that_fails,
+        get_stream,
+    ],
 )
 async def test_a_request_through_the_native_entry_leaves_no_reference_cycles(
     request_once: Callable[[Session], Awaitable[None]],
