@@ -7,7 +7,9 @@ the SDK's ladder of rules, and the code of a JSON-RPC error decides the HTTP sta
 from __future__ import annotations
 
 import asyncio
+import marshal
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from mcp.shared.exceptions import MCPError, UrlElicitationRequiredError
@@ -52,31 +54,46 @@ PARAM_HEADERS: Final = "mcp-param-"
 STATUS: Final[Mapping[int, int]] = {**ERROR_CODE_HTTP_STATUS, jsonrpc.SERVER_BUSY: 503, jsonrpc.CALL_LOST: 503}
 # A call that ends sooner need not be cancelled, and most do.
 WATCH_AFTER: Final = 0.05
+# Larger envelopes than this are made anew for each request, so that what is kept of them stays small.
+MAX_KNOWN: Final = 4096
 OFF: Final = ("decline", "cancel")
 
 
 class Envelope:
     """What a request says of its client, in ``_meta`` (2026-07-28, per-request protocol fields)."""
 
-    __slots__ = ("capabilities", "client_info", "log_level", "protocol_version")
+    __slots__ = ("capabilities", "client_info", "client_params", "log_level", "protocol_version")
 
     initialized: Final = True
 
-    def __init__(self, route: InboundModernRoute, meta: Mapping[str, Any]) -> None:
-        self.protocol_version: str = route.protocol_version
+    def __init__(self, protocol_version: str, client_info: Any, client_capabilities: Any, log_level: Any) -> None:
+        self.protocol_version = protocol_version
         # What is of another shape is refused by the kernel, which knows the method.
-        self.client_info = typed(Implementation, route.client_info)
-        self.capabilities = typed(ClientCapabilities, route.client_capabilities) or ClientCapabilities()
-        self.log_level: str | None = meta.get(LOG_LEVEL_META_KEY)
-
-    @property
-    def client_params(self) -> InitializeRequestParams | None:
+        self.client_info: Implementation | None = typed(Implementation, client_info)
+        self.capabilities: ClientCapabilities = typed(ClientCapabilities, client_capabilities) or ClientCapabilities()
+        self.log_level: str | None = log_level
+        self.client_params: InitializeRequestParams | None = None
         """The same as a handshake would say it; None if the client does not give its name."""
-        if self.client_info is None:
-            return None
-        return InitializeRequestParams(
-            protocol_version=self.protocol_version, capabilities=self.capabilities, client_info=self.client_info
+        if self.client_info is not None:
+            self.client_params = InitializeRequestParams(
+                protocol_version=protocol_version, capabilities=self.capabilities, client_info=self.client_info
+            )
+
+    @classmethod
+    def of(cls, route: InboundModernRoute, meta: Mapping[str, Any]) -> Envelope:
+        """The envelope of a request. Clients send the same one with every request, so the last ones are kept, and one
+        may serve many requests at once."""
+        # Told apart by their bytes: JSON's true equals its 1.
+        said = marshal.dumps(
+            (route.protocol_version, route.client_info, route.client_capabilities, meta.get(LOG_LEVEL_META_KEY)), 2
         )
+        return known(said) if len(said) <= MAX_KNOWN else known.__wrapped__(said)
+
+
+@lru_cache(maxsize=256)
+def known(said: bytes) -> Envelope:
+    """The envelope that a client sent as these values, marshalled."""
+    return Envelope(*marshal.loads(said))
 
 
 def typed(model: Any, value: Any) -> Any:
@@ -118,8 +135,7 @@ class StatelessCall(Call):
         if self._round is not None:
             # A handler that reads a resource of its server: what that asks is asked with the handler's own questions.
             return await run()
-        self._round = current = rounds.Round(context.request_state, rounds.wire_of(context.input_responses))
-        context._hand_over(current.own_state, rounds.typed(current.own_responses))
+        self._round = current = self._begun_round(context)
         result: Any = None
         try:
             result = await run()
@@ -135,6 +151,14 @@ class StatelessCall(Call):
             for request in rounds.requests_on_wire(result.input_requests or {}).values():
                 self._check(request["method"], request.get("params", {}))
         return cast("ResultT | InputRequiredResult", current.outcome(result))
+
+    def _begun_round(self, context: Context) -> rounds.Round:
+        params = context.request_context.params or {}
+        if "requestState" not in params and "inputResponses" not in params:
+            return rounds.Round(None, {})
+        found = rounds.Round(context.request_state, rounds.wire_of(context.input_responses))
+        context._hand_over(found.own_state, rounds.typed(found.own_responses))
+        return found
 
     def _urls(self, error: UrlElicitationRequiredError, answers: Mapping[str, Any]) -> InputRequiredResult:
         """The error that 2025-11-25 has for this, as a result: the client opens the pages and comes again."""
@@ -173,7 +197,7 @@ async def post(kernel: Kernel, principal: Principal, request: Request, value: An
         unsupported = unsupported_protocol_version_rejection(request.headers.get(VERSION_HEADER, ""))
         return rejected(None, unsupported) if unsupported is not None else Response(202)
     try:
-        envelope = Envelope(checked(request, value), value["params"]["_meta"])
+        envelope = Envelope.of(checked(request, value), value["params"]["_meta"])
         await check_mirrored(kernel, request, message)
         return await answered(kernel, principal, request, message, envelope)
     except Rejected as error:
