@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any, cast
 
 from django.http import HttpRequest
 from mcp.server.mcpserver import Context as SDKContext
 from mcp_types import Implementation, InputResponseRequestParams, InputResponses
 
+from mcp_django.adoption import QuickPrivates, adopted
 from mcp_django.calls import Call
 from mcp_django.exceptions import NoSession
 from mcp_django.handlers import RestoreMarker
@@ -15,13 +17,14 @@ from mcp_django.state import State
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
+    from mcp.server.context import ServerRequestContext
     from pydantic import AnyUrl
 
     from mcp_django.kernel import Kernel
     from mcp_django.server import MCPServer
 
 
-class Context(SDKContext[Any, Any]):
+class Context(QuickPrivates, SDKContext[Any, Any]):
     """What a handler may know and do about the call it serves.
 
     A parameter annotated with this class receives it, whatever the parameter's name.
@@ -34,8 +37,13 @@ class Context(SDKContext[Any, Any]):
         The same object with another class: a second one would have its (empty) model validated once more, which
         costs as much as the rest of a quick call's dispatch.
         """
-        object.__setattr__(context, "__class__", cls)
-        return cast(Context, context)
+        return adopted(context, cls)
+
+    def _copied_for(self, request: ServerRequestContext[Any, Any], params: InputResponseRequestParams) -> Context:
+        """A context like this one, for a request."""
+        made = copy(self)
+        made._request_context, made._input_params = request, params
+        return made
 
     def _hand_over(self, state: str | None, responses: InputResponses | None) -> None:
         """Hand the handler the state and the answers of the rounds before (``request_state``, ``input_responses``)."""

@@ -28,6 +28,7 @@ from mcp.server.mcpserver import MCPServer as SDKServer
 from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
 from mcp.server.mcpserver.resolve import Resolve, find_resolved_parameters
 from mcp.server.mcpserver.utilities.context_injection import find_context_parameter
+from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp.server.models import InitializationOptions
 from mcp.server.runner import ServerRunner
 from mcp.shared.dispatcher import CallOptions, DispatchContext, Outbound
@@ -50,7 +51,7 @@ from mcp_django import Context, MCPServer, questions
 from mcp_django.calls import LOG_LEVELS, Call
 from mcp_django.cursors import NOTICES
 from mcp_django.exchanges import Exchange
-from mcp_django.kernel import Kernel
+from mcp_django.kernel import Failed, Kernel
 from mcp_django.pagination import LISTS
 from mcp_django.sessions import negotiated, parse_initialize_params
 from mcp_django.testing import ClientError, connect
@@ -325,6 +326,13 @@ async def test_a_tool_error_is_for_the_model_and_any_other_text_stays_here(serve
     assert "secret" not in str(kept), "The SDK shows the text of unexpected errors: Kernel.call_tool must hide it."
 
 
+async def test_its_tool_handler_needs_no_more_of_a_server_than_this_to_say_what_a_failure_means() -> None:
+    params = mcp_types.CallToolRequestParams(name="fail")
+    result = await SDKServer._handle_call_tool(Failed(ToolError("Try another.")), None, params)  # type: ignore[arg-type]
+    assert isinstance(result, mcp_types.CallToolResult), "Kernel._handle_call_tool"
+    assert (result.is_error, result.content[0].text) == (True, "Try another.")  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("method", LISTS)
 async def test_lists_leave_the_runner_as_plain_dicts_with_these_keys(server: MCPServer, method: str) -> None:
     async with connect(server) as client:
@@ -345,6 +353,17 @@ def test_its_context_can_be_adopted_as_ours() -> None:
 
 def test_its_context_is_made_with_these_arguments() -> None:
     assert {"request_context", "mcp_server"} <= parameters(SDKContext.__init__), "Kernel._complete"
+
+
+def test_what_calls_read_often_is_private_to_pydantic() -> None:
+    read = {"_request_context", "_mcp_server", "_input_params", "_subscriptions"}
+    assert set(SDKContext.__private_attributes__) == read, "Context._copied_for copies all, and replaces two."
+    assert set(FuncMetadata.__private_attributes__) == {"_adapter"}, "Kernel.ToolMetadata reads it quickly."
+    context = Context.adopt(SDKContext[Any, Any](mcp_server=None))
+    assert context._input_params is None, "QuickPrivates"
+    with pytest.raises(AttributeError):
+        context._nothing_of_this_name  # noqa: B018
+    assert context._copied_for(None, None) is not context  # type: ignore[arg-type]
 
 
 def test_our_context_hides_nothing_of_the_sdks_but_what_it_means_to() -> None:
