@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 from django.contrib.contenttypes.models import ContentType
 from django.db.models import QuerySet
 
-from mcp_django import Context, Handler, RestoreMarker, tool
+from mcp_django import Context, Handle, Handler, RestoreMarker, tool
 from mcp_django.models import Process, ProcessQuerySet
 from mcp_django.store import ORMStore, session_store
 from tests.live.app.server import live
@@ -84,6 +84,33 @@ async def recall(ctx: Context, key: str) -> Remembered:
 async def log_level(ctx: Context) -> Remembered:
     """The log level as the live session of this process has it."""
     return {"value": ctx.call.session.log_level}
+
+
+class Tally(Handle):
+    """A tally; start_tally makes one."""
+
+
+@live.tool()
+def start_tally() -> Tally:
+    """Start a tally."""
+    return Tally.create({"books": []})
+
+
+@live.tool()
+def tally(tally: Tally) -> Remembered:
+    """Count on a tally."""
+    return {"value": tally.state.increment("n")}
+
+
+@live.tool()
+async def note(tally: Tally, book: str) -> Remembered:
+    """Note a book on a tally."""
+
+    def add(state: dict[str, list[str]]) -> list[str]:
+        state["books"].append(book)
+        return state["books"]
+
+    return {"value": await tally.state.amodify(add)}
 
 
 @live.register
