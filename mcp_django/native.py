@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.asgi import get_script_prefix as script_prefix_of
 from django.core.signals import setting_changed
-from django.urls import get_resolver
+from django.urls import get_resolver, set_script_prefix
 
-from mcp_django import conf, http, shutdown, threads
+from mcp_django import conf, http, shutdown
 from mcp_django.conf import mcp_settings
 from mcp_django.endpoint import respond
 from mcp_django.http import Disconnect
@@ -166,7 +166,7 @@ async def send_frames(frames: AsyncGenerator[bytes, None], disconnect: Disconnec
 async def read(scope: Scope, receive: Receive) -> http.Request | None:
     """The whole request; None if its sender went away before its end. A body that is too large is not read on."""
     if prefix := script_prefix_of(scope):
-        threads.mount_at(prefix)
+        set_script_prefix(prefix)
     request = http.Request(scope["method"], scope["headers"], b"", lambda body: django_request(scope, body))
     chunks: list[bytes] = []
     try:

@@ -188,18 +188,6 @@ def asynchronous(fn: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     return run_in_pool
 
 
-_mount: contextvars.ContextVar[str] = contextvars.ContextVar("mcp_django_mount", default="/")
-
-
-def mount_at(prefix: str) -> None:
-    """Note where the project is mounted, for ``reverse()`` here and in the tasks that are started from here.
-
-    Django's own note is slow to read, and slowest where there is none.
-    """
-    set_script_prefix(prefix)
-    _mount.set(get_script_prefix())
-
-
 _home: contextvars.ContextVar[asyncio.AbstractEventLoop] = contextvars.ContextVar("mcp_django_home_loop")
 
 
@@ -212,8 +200,8 @@ def start(make: Callable[[], Coroutine[Any, Any, ResultT]]) -> asyncio.Task[Resu
     context = contextvars.copy_context() if inline.enabled else contextvars.Context()
     if trace := otel.get_current():
         context.run(otel.attach, trace)
-    if (prefix := _mount.get()) != "/":
-        context.run(mount_at, prefix)
+    if (prefix := get_script_prefix()) != "/":
+        context.run(set_script_prefix, prefix)
     task = asyncio.get_running_loop().create_task(_isolated(make), context=context)
     # The loop keeps only weak references to tasks.
     _running.add(task)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from django.core.handlers.asgi import ASGIRequest
 from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
-from django.urls import URLPattern, get_script_prefix, path
+from django.urls import URLPattern, path
 
-from mcp_django import http, threads
+from mcp_django import http
 from mcp_django.conf import mcp_settings
 from mcp_django.endpoint import respond
 
@@ -35,7 +35,6 @@ def view_of(server: MCPServer) -> View:
     """The async view that serves ``server``."""
 
     async def mcp_endpoint(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        threads.mount_at(get_script_prefix())
         # What the URL captured is in request.resolver_match, for handlers that want it.
         response = await respond(server, adapted(request))
         if response.frames is not None:

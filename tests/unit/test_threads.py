@@ -18,7 +18,7 @@ from django.contrib.auth.models import User
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, transaction
 from django.test import override_settings
-from django.urls import reverse
+from django.urls import reverse, set_script_prefix
 from django.utils import translation
 from opentelemetry import context as otel
 
@@ -65,11 +65,11 @@ class TestContext:
         assert await threads.start(make) == "blue"
 
     async def test_a_sync_handler_builds_urls_for_where_the_project_is_mounted(self, one_thread: None) -> None:
-        threads.mount_at("/mounted/")
+        set_script_prefix("/mounted/")
         try:
             assert await call(reverse, "home") == "/mounted/"
         finally:
-            threads.mount_at("/")
+            set_script_prefix("/")
         assert await call(reverse, "home") == "/"
 
     async def test_a_call_sees_nothing_of_the_request_that_started_it(self) -> None:
