@@ -295,7 +295,7 @@ CAPABILITIES: list[tuple[dict[str, Any], set[str]]] = [
 
 
 @pytest.mark.parametrize("revision", ["2025-11-25", MODERN])
-@pytest.mark.parametrize(("capabilities", "methods"), CAPABILITIES, ids=str)
+@pytest.mark.parametrize(("capabilities", "methods"), CAPABILITIES, ids=[str(declared) for declared, _ in CAPABILITIES])
 async def test_nothing_is_asked_but_what_was_declared(
     everything: Client, revision: str, capabilities: dict[str, Any], methods: set[str]
 ) -> None:
