@@ -339,7 +339,9 @@ class Link:
             self._joined.set()
             self._heard.clear()
             await self._tell([])
-            await asyncio.wait_for(self._heard.wait(), ECHO_TIMEOUT)
+            # Not wait_for, which before Python 3.12 forgets a cancellation that comes together with the echo.
+            async with asyncio.timeout(ECHO_TIMEOUT):
+                await self._heard.wait()
             if not self._proved:
                 self._proved = True
                 self._station.up(self)
