@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 APPLICATION = "demo_project.asgi:application"
 SETTINGS = "tests.live.settings"
 START_SECONDS = 60.0
-STOP_SECONDS = 15.0
+STOP_SECONDS = 30.0
 KINDS = ("uvicorn", "daphne", "granian")
 ENTRIES = ("native", "view")
 
@@ -81,7 +81,7 @@ def free_port() -> int:
         return port
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     """For conditions in another process, which no event announces."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -70,6 +70,8 @@ def project(transactional_db: None, settings: Settings) -> Iterator[None]:
     settings.ROOT_URLCONF = "tests.protocol.urls"
     # On a busy machine any call would take long enough to become a stream.
     settings.MCP_DJANGO_STREAM_AFTER = 60.0
+    # And any visit to the database, for a 503.
+    settings.MCP_DJANGO_STORE_TIMEOUT = 60.0
     the_stage.reset()
     processes.forget()
     watching = watchers()

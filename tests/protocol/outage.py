@@ -13,7 +13,7 @@ from django.db import OperationalError
 from mcp_django.lanes import Lane
 from mcp_django.store import ORMStore, session_store
 
-SECONDS = 15.0
+SECONDS = 60.0
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any, NamedTuple
 
-SECONDS = 15.0
+# For what a busy machine may take; nothing that works waits for it.
+SECONDS = 60.0
 
 
 class Event(NamedTuple):

@@ -17,7 +17,8 @@ from mcp_django.lanes import Lane
 
 ResultT = TypeVar("ResultT")
 
-SECONDS = 10.0
+# For what a busy machine may take; nothing that works waits for it.
+SECONDS = 60.0
 STEP = 0.005
 
 
