@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 # 400
 
 
-@pytest.mark.parametrize("session", [None, ""])
+@pytest.mark.parametrize("session", [None, "", " "])
 async def test_a_request_without_an_id_is_400_although_there_is_but_one_session(
     client: Client, session: str | None
 ) -> None:
@@ -50,7 +50,7 @@ async def unknown(client: Client) -> str:
 
 
 async def empty_looking(client: Client) -> str:
-    return " "
+    return "\u00a0"
 
 
 async def never_ascii(client: Client) -> str:
