@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
-from weakref import WeakKeyDictionary
 
 import anyio
 from mcp.shared.dispatcher import CallOptions
@@ -15,11 +14,11 @@ from mcp.shared.transport_context import TransportContext
 
 from mcp_django import jsonrpc, threads
 from mcp_django.auth import Principal
-from mcp_django.conf import mcp_settings
 from mcp_django.cursors import NOTICES
 from mcp_django.exceptions import ClientCannot, NoSession
 from mcp_django.http import Request
 from mcp_django.running import current_call
+from mcp_django.slots import taken
 
 if TYPE_CHECKING:
     from mcp_types import ClientCapabilities, Implementation, InitializeRequestParams, InputRequiredResult
@@ -188,11 +187,7 @@ class Call:
         self, id: jsonrpc.RequestId, make: Callable[[], Coroutine[Any, Any, dict[str, Any]]]
     ) -> dict[str, Any]:
         try:
-            slots = _slots()
-            if slots.locked():
-                await _wait_for_slot(slots)
-            else:
-                await slots.acquire()
+            slots = await taken()
             try:
                 return jsonrpc.result(id, await make())
             finally:
@@ -347,24 +342,3 @@ class Call:
         if method != "notifications/message" or level not in LOG_LEVELS or least == "":
             return True
         return least in LOG_LEVELS and LOG_LEVELS.index(level) >= LOG_LEVELS.index(least)
-
-
-_slots_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
-
-
-def _slots() -> asyncio.Semaphore:
-    loop = asyncio.get_running_loop()
-    slots = _slots_by_loop.get(loop)
-    if slots is None:
-        slots = _slots_by_loop[loop] = asyncio.Semaphore(mcp_settings.MAX_CONCURRENT_CALLS)
-    return slots
-
-
-async def _wait_for_slot(slots: asyncio.Semaphore) -> None:
-    try:
-        async with asyncio.timeout(mcp_settings.CALL_QUEUE_TIMEOUT):
-            await slots.acquire()
-    except TimeoutError:
-        raise MCPError(
-            jsonrpc.SERVER_BUSY, "The server is busy with as many calls as it may run at once. Try again later."
-        ) from None

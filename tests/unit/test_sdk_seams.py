@@ -74,6 +74,7 @@ SDK_MODULES = {
     "rounds",
     "server",  # for a type only
     "session_calls",
+    "slots",
 }
 
 
