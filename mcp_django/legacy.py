@@ -150,7 +150,7 @@ async def resumed(visit: Visit, session: LiveSession, event_id: str) -> AsyncGen
     if found is None and not place.request_ids:
         raise refusal(400, jsonrpc.INVALID_REQUEST, "The stream of this Last-Event-ID is no longer kept.")
     if found is None:
-        return no_longer_kept(place)
+        return no_longer_kept(session, place)
     feed, head = found
     if place.sequence > head.last or (head.finished and place.sequence == head.last):
         raise refusal(400, jsonrpc.INVALID_REQUEST, "All that came after this Last-Event-ID was delivered.")
@@ -178,11 +178,16 @@ def standalone(visit: Visit, session: LiveSession, place: Place | None) -> Stand
     )
 
 
-async def no_longer_kept(place: Place) -> AsyncGenerator[bytes, None]:
-    """The end of a stream whose rows were pruned: an error for each of its requests."""
+async def no_longer_kept(session: LiveSession, place: Place) -> AsyncGenerator[bytes, None]:
+    """The end of a stream whose rows were pruned: an error for each of its requests.
+
+    With an id by which nothing can be resumed, as it names no requests: some clients take an error for a break, and
+    who comes back without any id is a new listener.
+    """
     text = "The answer to this request is no longer kept (MCP_DJANGO_STREAM_RETENTION). Send the request again."
+    event_id = sse.EventIds(session.digest, place.stream).at(place.sequence)
     for request_id in place.request_ids:
-        yield sse.event(jsonrpc.line(jsonrpc.error(request_id, jsonrpc.CALL_LOST, text)), None)
+        yield sse.event(jsonrpc.line(jsonrpc.error(request_id, jsonrpc.CALL_LOST, text)), event_id)
 
 
 async def delete(kernel: Kernel, principal: Principal, http: Request) -> Response:

@@ -74,6 +74,9 @@ class Watcher:
 
     async def _run(self) -> None:
         self._hinted = asyncio.Event()
+        if self._hints:
+            # They came while this was starting.
+            self._hinted.set()
         while True:
             try:
                 async with asyncio.timeout(mcp_settings.POLL_INTERVAL):
