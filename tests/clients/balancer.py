@@ -13,7 +13,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -230,26 +230,29 @@ class Handler(BaseHTTPRequestHandler):
             thread.join()
 
     def answer(self, visit: Visit, upstream: socket.socket, body: bytes) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", visit.port)
-        # A copy: the one here is closed with the response.
-        connection.sock = upstream.dup()
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
-        connection.request(self.command, self.path, body or None, headers | {"Connection": "close"})
-        with connection.getresponse() as response:
-            visit.status = response.status
-            self.send_response_only(response.status, response.reason)
-            for name, value in response.getheaders():
-                if name.lower() not in HOP_BY_HOP:
-                    self.send_header(name, value)
-            self.send_header("Connection", "close")
-            self.server.balancer.session_id = response.getheader("Mcp-Session-Id", self.server.balancer.session_id)
-            if response.getheader("Content-Type", "").startswith("text/event-stream"):
-                self.stream(visit, response)
-            else:
-                whole = response.read()
-                self.send_header("Content-Length", str(len(whole)))
-                self.end_headers()
-                self.wfile.write(whole)
+        # A copy of the socket: that one is closed with the response, or when none comes.
+        with closing(http.client.HTTPConnection("127.0.0.1", visit.port)) as connection:
+            connection.sock = upstream.dup()
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
+            connection.request(self.command, self.path, body or None, headers | {"Connection": "close"})
+            with connection.getresponse() as response:
+                self.hand_on(visit, response)
+
+    def hand_on(self, visit: Visit, response: http.client.HTTPResponse) -> None:
+        visit.status = response.status
+        self.send_response_only(response.status, response.reason)
+        for name, value in response.getheaders():
+            if name.lower() not in HOP_BY_HOP:
+                self.send_header(name, value)
+        self.send_header("Connection", "close")
+        self.server.balancer.session_id = response.getheader("Mcp-Session-Id", self.server.balancer.session_id)
+        if response.getheader("Content-Type", "").startswith("text/event-stream"):
+            self.stream(visit, response)
+        else:
+            whole = response.read()
+            self.send_header("Content-Length", str(len(whole)))
+            self.end_headers()
+            self.wfile.write(whole)
 
     def stream(self, visit: Visit, response: http.client.HTTPResponse) -> None:
         self.send_header("Transfer-Encoding", "chunked")
