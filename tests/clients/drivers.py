@@ -181,7 +181,7 @@ CLIENTS = {
 
 
 Mode = Literal["legacy", "auto", "modern"]
-Feature = Literal["progress", "questions", "completion", "notices", "giving up", "naming itself"]
+Feature = Literal["progress", "questions", "completion", "notices", "giving up", "naming itself", "staying connected"]
 
 
 @dataclass(frozen=True)
@@ -190,13 +190,11 @@ class Kind:
 
     Args:
         cannot: what it has no way to do, with the reason.
-        stays_connected: all of its commands are one connection; otherwise each is one.
     """
 
     start: Callable[[Path], Driver]
     mode: Mode
     cannot: Mapping[Feature, str] = field(default_factory=dict)
-    stays_connected: bool = True
 
     @property
     def version(self) -> str:
@@ -207,6 +205,11 @@ class Kind:
     def has_session(self) -> bool:
         return self.mode == "legacy"
 
+    @property
+    def stays_connected(self) -> bool:
+        """Whether all of its commands are one connection."""
+        return "staying connected" not in self.cannot
+
 
 INSPECTOR_CANNOT: Mapping[Feature, str] = {
     "progress": "Inspector 2.12 asks for no progress on its command line (`progress: false`)",
@@ -215,6 +218,7 @@ INSPECTOR_CANNOT: Mapping[Feature, str] = {
     "notices": "Inspector 2.12 ends after one command, and has none that listens",
     "giving up": "Inspector 2.12 ends with its call, and takes the connection with it",
     "naming itself": "Inspector 2.12 is named inspector-cli",
+    "staying connected": "Inspector 2.12 is one process and one connection for each command",
 }
 PYTHON_KINDS = {
     "python-1": Kind(python_one, "legacy"),
@@ -229,9 +233,9 @@ TYPESCRIPT_KINDS = {
     "typescript-2-modern": Kind(typescript_two, "modern"),
 }
 INSPECTOR_KINDS = {
-    "inspector-legacy": Kind(inspector, "legacy", INSPECTOR_CANNOT, stays_connected=False),
-    "inspector-auto": Kind(inspector, "auto", INSPECTOR_CANNOT, stays_connected=False),
-    "inspector-modern": Kind(inspector, "modern", INSPECTOR_CANNOT, stays_connected=False),
+    "inspector-legacy": Kind(inspector, "legacy", INSPECTOR_CANNOT),
+    "inspector-auto": Kind(inspector, "auto", INSPECTOR_CANNOT),
+    "inspector-modern": Kind(inspector, "modern", INSPECTOR_CANNOT),
 }
 KINDS = PYTHON_KINDS | TYPESCRIPT_KINDS | INSPECTOR_KINDS
 
