@@ -112,11 +112,11 @@ class Reply(Connection):
             self._patience = loop.call_later(mcp_settings.KEEP_ALIVE, self.abandoned)
 
     def _decide(self) -> None:
-        self._lose_no_patience()
+        self._stop_waiting()
         if not self.decided.done():
             self.decided.set_result(None)
 
-    def _lose_no_patience(self) -> None:
+    def _stop_waiting(self) -> None:
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
@@ -128,7 +128,7 @@ class Reply(Connection):
         return self._sent
 
     def _attach(self) -> None:
-        self._lose_no_patience()
+        self._stop_waiting()
 
     def _detach(self) -> None:
         self.abandoned()
