@@ -53,7 +53,7 @@ def name() -> str:
     return f"client-{uuid.uuid4().hex[:12]}"
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("entry", one_by_default(ENTRIES))
 @pytest.mark.parametrize("kind", one_by_default(KINDS))
 def test_a_client_goes_on_after_the_server_was_killed_and_does_not_initialize_again(
     client: Driver,

@@ -12,7 +12,7 @@ from tests.clients.balancer import Balancer, How, Visit
 from tests.clients.drivers import CLIENTS, ClientError
 from tests.live.databases import Database
 from tests.live.fixtures import serving
-from tests.live.servers import Server, wait_until
+from tests.live.servers import Server, one_by_default, wait_until
 from tests.live.wire import EVERYTHING
 
 pytestmark = [pytest.mark.live, pytest.mark.clients]
@@ -42,7 +42,7 @@ def servers(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield [start(DJANGO_SETTINGS_MODULE="tests.clients.settings") for _ in range(2)]
 
 
-@pytest.mark.parametrize("how", get_args(How))
+@pytest.mark.parametrize("how", one_by_default(get_args(How)))
 @pytest.mark.parametrize("kind", CLIENTS)
 def test_a_client_whose_stream_was_pruned_meanwhile_is_told_so_and_does_not_come_back_for_ever(
     kind: str, how: How, servers: list[Server], database: Database, tmp_path_factory: pytest.TempPathFactory

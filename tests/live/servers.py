@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -26,9 +26,15 @@ KINDS = ("uvicorn", "daphne", "granian")
 ENTRIES = ("native", "view")
 
 
-def one_by_default(names: Sequence[str]) -> list[Any]:
+def some_by_default(cases: Iterable[Any], chosen: Container[Any]) -> list[Any]:
+    """Those chosen as they are, the others only where long tests are asked for: each server takes seconds to start."""
+    return [case if case in chosen else pytest.param(case, marks=pytest.mark.long) for case in cases]
+
+
+def one_by_default(cases: Iterable[str]) -> list[Any]:
     """The first as it is, the others only where long tests are asked for."""
-    return [names[0], *(pytest.param(name, marks=pytest.mark.long) for name in names[1:])]
+    first, *others = cases
+    return some_by_default([first, *others], {first})
 
 
 def command(kind: str, port: int) -> list[str]:

@@ -8,10 +8,10 @@ import pytest
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY, PROTOCOL_VERSION_META_KEY
 
 from tests.live.fixtures import Serve
-from tests.live.servers import ENTRIES, Server
+from tests.live.servers import ENTRIES, Server, one_by_default
 from tests.live.wire import LIVE, Client, all_at_once
 
-pytestmark = [pytest.mark.live, pytest.mark.parametrize("entry", ENTRIES)]
+pytestmark = [pytest.mark.live, pytest.mark.parametrize("entry", one_by_default(ENTRIES))]
 
 MODERN = "2026-07-28"
 ENVELOPE = {

@@ -14,7 +14,7 @@ from tests.live.databases import Database
 from tests.live.fixtures import Serve
 from tests.live.gate import Gate
 from tests.live.measuring import note
-from tests.live.servers import ENTRIES, Server, wait_until
+from tests.live.servers import ENTRIES, Server, one_by_default, wait_until
 from tests.live.streams import check_whole
 from tests.live.wire import Client
 
@@ -111,7 +111,7 @@ def check_back(client: Client, count: int) -> None:
     assert other.delete().status_code == 204
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("entry", one_by_default(ENTRIES))
 @pytest.mark.parametrize("outage", OUTAGES)
 def test_a_database_that_is_away_is_a_503_on_every_path_and_forgotten_when_it_is_back(
     outage: str, entry: str, gate: Gate, serve_through: Callable[..., Server]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import httpx
 import pytest
 
 from tests.live.databases import Database
 from tests.live.fixtures import Serve, serving
-from tests.live.servers import ENTRIES, KINDS, Server, wait_until
+from tests.live.servers import ENTRIES, KINDS, Server, some_by_default, wait_until
 from tests.live.wire import LIVE, Client, all_at_once, error_code
 
 pytestmark = pytest.mark.live
@@ -20,7 +21,10 @@ pytestmark = pytest.mark.live
 PROMPT_SECONDS = 5.0
 
 
-@pytest.fixture(scope="module", params=[(kind, entry) for kind in KINDS for entry in ENTRIES], ids="-".join)
+BY_DEFAULT = {("uvicorn", "native"), ("uvicorn", "view"), ("daphne", "view"), ("granian", "native")}
+
+
+@pytest.fixture(scope="module", params=some_by_default(product(KINDS, ENTRIES), BY_DEFAULT), ids="-".join)
 def each(
     request: pytest.FixtureRequest, database: Database, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:

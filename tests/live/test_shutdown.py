@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from tests.live.databases import Database
 from tests.live.fixtures import Serve, serving
 from tests.live.measuring import note
-from tests.live.servers import ENTRIES, Server, wait_until
+from tests.live.servers import ENTRIES, Server, one_by_default, some_by_default, wait_until
 from tests.live.stopping import GONE_SECONDS, GRACE_SECONDS, check_gone, stop
 from tests.live.streams import Stream, check_whole, is_answer
 from tests.live.wire import LIVE, Client
@@ -27,7 +28,8 @@ pytestmark = pytest.mark.live
 SERVERS = ("uvicorn", "granian", "gunicorn")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # SIGQUIT is what workers of gunicorn get when the main process alone was told of a Ctrl-C.
-ENDS = [*((kind, number) for kind in SERVERS for number in SIGNALS), ("gunicorn", signal.SIGQUIT)]
+ENDS = [*product(SERVERS, SIGNALS), ("gunicorn", signal.SIGQUIT)]
+BY_DEFAULT = {("uvicorn", signal.SIGINT), *((kind, signal.SIGTERM) for kind in SERVERS)}
 CALL_LOST = -32000
 LEASE = 12.0
 RETRY = 3000
@@ -47,10 +49,11 @@ def check_farewell(stream: Stream) -> None:
     assert (stream.frames[-1].retry, stream.frames[-1].id, stream.frames[-1].data) == (RETRY, None, "")
 
 
-@pytest.mark.parametrize(("kind", "number"), ENDS, ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize("end", some_by_default(ENDS, BY_DEFAULT), ids=lambda end: f"{end[0]}-{end[1].name}")
 def test_a_server_with_open_streams_is_gone_within_two_seconds_and_clients_go_on_with_the_next(
-    kind: str, number: signal.Signals, serve: Serve, successor: Server, database: Database
+    end: tuple[str, signal.Signals], serve: Serve, successor: Server, database: Database
 ) -> None:
+    kind, number = end
     server = serve(kind)
     client = Client(server).initialize()
     assert client.call("count") == {"value": 1}
@@ -89,7 +92,7 @@ def test_a_server_with_open_streams_is_gone_within_two_seconds_and_clients_go_on
     check_gone(elapsed, server, number)
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("entry", one_by_default(ENTRIES))
 def test_a_call_that_ends_in_time_is_answered(entry: str, serve: Serve) -> None:
     server = serve(entry=entry)
     client = Client(server).initialize()
@@ -126,7 +129,7 @@ def test_clients_of_older_revisions_are_told_no_retry(serve: Serve) -> None:
         assert {frame.retry for frame in idle.frames} == {None}
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", one_by_default(SERVERS))
 def test_a_sync_tool_that_is_stuck_in_a_thread_does_not_keep_the_process_alive(
     kind: str, serve: Serve, successor: Server, database: Database
 ) -> None:
@@ -160,7 +163,8 @@ def test_a_call_that_is_still_quiet_when_its_server_is_told_to_stop_is_answered_
     check_gone(elapsed, server)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("number", SIGNALS)
 def test_daphne_ends_by_itself_and_its_sessions_live_on(
     number: signal.Signals, serve: Serve, successor: Server, database: Database
 ) -> None:
