@@ -25,7 +25,7 @@ from tests.clients.drivers import CLIENTS, ClientError, Driver
 from tests.live import wire
 from tests.live.databases import Database
 from tests.live.fixtures import serving
-from tests.live.servers import Server, wait_until
+from tests.live.servers import Server, one_by_default, wait_until
 from tests.live.wire import EVERYTHING
 
 pytestmark = [pytest.mark.live, pytest.mark.clients]
@@ -130,7 +130,7 @@ def test_a_call_whose_stream_breaks_twice_is_heard_to_its_end(
     assert changed_places(connections)
 
 
-@pytest.mark.parametrize("how", get_args(How))
+@pytest.mark.parametrize("how", one_by_default(get_args(How)))
 def test_a_question_is_heard_and_answered_over_a_stream_that_breaks_before_and_after_it(
     client: Driver, kind: str, balancer: Balancer, how: How
 ) -> None:
@@ -156,7 +156,7 @@ def test_a_stream_that_the_server_closes_is_polled_for_its_end(client: Driver, b
     assert changed_places(connections)
 
 
-@pytest.mark.parametrize("how", get_args(How))
+@pytest.mark.parametrize("how", one_by_default(get_args(How)))
 def test_a_standalone_stream_that_breaks_is_resumed_and_hears_what_was_said_meanwhile(
     client: Driver, kind: str, balancer: Balancer, servers: list[Server], how: How
 ) -> None:

@@ -109,16 +109,6 @@ def test_a_client_that_gets_errors_keeps_its_connection(
     assert database.sessions_of(name) == 1
 
 
-def test_a_client_finds_everything_the_server_offers(
-    client: Driver, name: str, servers: dict[tuple[str, str], Server]
-) -> None:
-    client.connect(servers["uvicorn", "native"].url(EVERYTHING), name)
-    offered = client.ask("list")
-    assert {"add", "count", "session_info", "orm_roundtrip"} <= set(offered["tools"])
-    assert all(offered[kind] for kind in ("resources", "templates", "prompts"))
-    assert client.call("add", a=2, b=3) == {"result": 5}
-
-
 def test_a_client_that_closes_ends_its_session(
     client: Driver, name: str, servers: dict[tuple[str, str], Server], database: Database
 ) -> None:

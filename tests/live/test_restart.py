@@ -12,7 +12,7 @@ import pytest
 
 from tests.live.databases import Database
 from tests.live.fixtures import Serve, serving
-from tests.live.servers import ENTRIES, KINDS, Server, some_by_default, wait_until
+from tests.live.servers import ENTRIES, KINDS, Server, one_by_default, some_by_default, wait_until
 from tests.live.wire import LIVE, Client, all_at_once, error_code
 
 pytestmark = pytest.mark.live
@@ -110,7 +110,7 @@ def test_a_session_killed_between_initialize_and_initialized_can_go_on(server: S
     assert database.session(client.session_id, "initialized_at") != (None,)
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("entry", one_by_default(ENTRIES))
 def test_without_a_durable_store_a_session_is_gone_after_a_restart_and_a_new_one_works(
     entry: str, serve: Serve
 ) -> None:
@@ -127,7 +127,7 @@ def test_without_a_durable_store_a_session_is_gone_after_a_restart_and_a_new_one
     assert Client(server).initialize().call("count") == {"value": 1}
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("entry", one_by_default(ENTRIES))
 def test_clients_that_leave_while_their_session_is_restored_take_no_other_request_down(
     entry: str, serve: Serve
 ) -> None:

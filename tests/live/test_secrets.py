@@ -62,7 +62,7 @@ def stream_the_session_id(server: Server, token: str) -> None:
     assert info["structuredContent"]["session_id"] == "[session id]"
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("entry", one_by_default(ENTRIES))
 @pytest.mark.parametrize("kind", one_by_default(KINDS))
 def test_no_session_id_and_no_token_is_logged_or_stored(
     kind: str, entry: str, serve: Serve, database: Database

@@ -9,7 +9,7 @@ import pytest
 
 from tests.live.databases import Database
 from tests.live.fixtures import serving
-from tests.live.servers import ENTRIES, Server
+from tests.live.servers import ENTRIES, Server, one_by_default
 from tests.live.wire import LIVE, Client, all_at_once, error_code
 
 pytestmark = pytest.mark.live
@@ -20,7 +20,7 @@ class Pair(NamedTuple):
     b: Server
 
 
-@pytest.fixture(scope="module", params=ENTRIES)
+@pytest.fixture(scope="module", params=one_by_default(ENTRIES))
 def pair(
     request: pytest.FixtureRequest, database: Database, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Pair]:
