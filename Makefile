@@ -32,7 +32,7 @@ install: ## the environment with everything for development
 test: install ## the tests; on DATABASE_URL and REDIS_URL where set
 	@"$(PY)" -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
-test-long: install ## the same kinds of tests with large counts
+test-long: install ## the tests with large counts, and the whole matrix of servers, entries and clients
 	@"$(PY)" -m pytest -m long $(ARGS)
 
 coverage: install ## the tests with branch coverage, server processes included
