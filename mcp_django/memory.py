@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from django.utils import timezone
 
@@ -24,15 +24,50 @@ from mcp_django.state import StateOperation, state_text
 from mcp_django.store import SessionHead, SessionRecord
 
 
-class MemoryStore:
-    """Sessions in a dict. Safe to use from any thread and loop of its process."""
+class _States:
+    """States in a dict, of what is active; what that is, and is raised if it is not, a subclass says."""
 
-    durable = False
+    missing: ClassVar[type[Exception]]
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._records: dict[str, SessionRecord] = {}
         self._states: dict[str, tuple[str, int]] = {}
+
+    def _is_active(self, digest: str) -> bool:
+        raise NotImplementedError(f"{type(self).__name__} must define _is_active().")
+
+    async def read_state(self, digest: str) -> tuple[dict[str, Any], int]:
+        with self._lock:
+            text, version = self._state(digest)
+        return json.loads(text), version
+
+    async def change_state(self, digest: str, operation: StateOperation) -> Any:
+        with self._lock:
+            self._states[digest], outcome = _changed(self._state(digest), operation)
+            return outcome
+
+    async def replace_state(self, digest: str, state_json: str, version: int) -> bool:
+        with self._lock:
+            if not self._is_active(digest) or self._states[digest][1] != version:
+                return False
+            self._states[digest] = (state_json, version + 1)
+            return True
+
+    def _state(self, digest: str) -> tuple[str, int]:
+        if not self._is_active(digest):
+            raise self.missing
+        return self._states[digest]
+
+
+class MemoryStore(_States):
+    """Sessions in a dict. Safe to use from any thread and loop of its process."""
+
+    durable = False
+    missing = SessionNotFound
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._records: dict[str, SessionRecord] = {}
         self.handles = MemoryHandles()
 
     async def create(self, record: SessionRecord) -> None:
@@ -94,23 +129,6 @@ class MemoryStore:
             record.epoch += 1
             return True
 
-    async def read_state(self, digest: str) -> tuple[dict[str, Any], int]:
-        with self._lock:
-            text, version = self._state(digest)
-        return json.loads(text), version
-
-    async def change_state(self, digest: str, operation: StateOperation) -> Any:
-        with self._lock:
-            self._states[digest], outcome = _changed(self._state(digest), operation)
-            return outcome
-
-    async def replace_state(self, digest: str, state_json: str, version: int) -> bool:
-        with self._lock:
-            if self._active(digest) is None or self._states[digest][1] != version:
-                return False
-            self._states[digest] = (state_json, version + 1)
-            return True
-
     async def process_alive(self, process: uuid.UUID) -> bool:
         return process == this_process()
 
@@ -128,10 +146,8 @@ class MemoryStore:
         record = self._records.get(digest)
         return record if record is not None and record.head.is_live(timezone.now()) else None
 
-    def _state(self, digest: str) -> tuple[str, int]:
-        if self._active(digest) is None:
-            raise SessionNotFound
-        return self._states[digest]
+    def _is_active(self, digest: str) -> bool:
+        return self._active(digest) is not None
 
     def _drop_dead(self, now: datetime) -> None:
         # A dict has no pruning command: whoever adds a session clears away what has ended.
@@ -140,13 +156,14 @@ class MemoryStore:
                 del self._records[digest], self._states[digest]
 
 
-class MemoryHandles:
+class MemoryHandles(_States):
     """Handles in a dict. Safe to use from any thread and loop of its process."""
 
+    missing = HandleNotFound
+
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        super().__init__()
         self._heads: dict[str, HandleHead] = {}
-        self._states: dict[str, tuple[str, int]] = {}
 
     async def create(self, record: HandleRecord) -> None:
         with self._lock:
@@ -170,30 +187,8 @@ class MemoryHandles:
             del self._heads[digest], self._states[digest]
             return True
 
-    async def read_state(self, digest: str) -> tuple[dict[str, Any], int]:
-        with self._lock:
-            text, version = self._state(digest)
-        return json.loads(text), version
-
-    async def change_state(self, digest: str, operation: StateOperation) -> Any:
-        with self._lock:
-            self._states[digest], outcome = _changed(self._state(digest), operation)
-            return outcome
-
-    async def replace_state(self, digest: str, state_json: str, version: int) -> bool:
-        with self._lock:
-            if not self._is_active(digest) or self._states[digest][1] != version:
-                return False
-            self._states[digest] = (state_json, version + 1)
-            return True
-
     def _is_active(self, digest: str) -> bool:
         return digest in self._heads and self._heads[digest].expires_at > timezone.now()
-
-    def _state(self, digest: str) -> tuple[str, int]:
-        if not self._is_active(digest):
-            raise HandleNotFound
-        return self._states[digest]
 
     def _drop_expired(self, now: datetime) -> None:
         # As with sessions: whoever adds one clears away.

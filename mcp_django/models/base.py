@@ -21,7 +21,17 @@ def digest_of(raw_id: str) -> str:
     return hashlib.sha256(raw_id.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class Stateful(models.Model):
+class Row(models.Model):
+    """A row that is changed by conditional UPDATEs of itself."""
+
+    class Meta:
+        abstract = True
+
+    def _rows(self) -> Any:
+        return type(self)._default_manager.using(self._state.db).filter(pk=self.pk)
+
+
+class Stateful(Row):
     """A row with a durable state that handlers change: JSON, and a version that every change raises."""
 
     state_json = models.TextField(_("state"), default="{}")
@@ -34,9 +44,6 @@ class Stateful(models.Model):
     def state(self) -> dict[str, Any]:
         """The state, as handlers see it."""
         return object_of(self.state_json)
-
-    def _rows(self) -> Any:
-        return type(self)._default_manager.using(self._state.db).filter(pk=self.pk)
 
     def replace_state(self, state_json: str, *, version: int) -> bool:
         """Put a new state in place of the one with this version. False if another came first or the row is over."""

@@ -10,6 +10,8 @@ from django.db import models
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
+from mcp_django.models.base import Row
+
 
 class ProcessQuerySet(models.QuerySet["Process"]):
     """Questions about processes."""
@@ -27,7 +29,7 @@ class ProcessQuerySet(models.QuerySet["Process"]):
         return self.filter(seen_at__lt=Now() - period)
 
 
-class Process(models.Model):
+class Process(Row):
     """One server process. Its row is a lease that the process renews while it lives."""
 
     # Who follows a stream of a killed process is to hear of it within 15 s, the look at the leases included.
@@ -52,5 +54,4 @@ class Process(models.Model):
 
     def renew(self) -> bool:
         """Renew the lease by the database's clock. False if the row is gone."""
-        rows = type(self)._default_manager.using(self._state.db).filter(pk=self.pk)
-        return rows.update(seen_at=Now()) == 1
+        return bool(self._rows().update(seen_at=Now()) == 1)

@@ -11,7 +11,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from mcp_django.models.base import digest_of
+from mcp_django.models.base import Row, digest_of
 from mcp_django.models.sessions import Session
 from mcp_django.models.streams import Stream
 
@@ -26,7 +26,7 @@ class ClientRequestQuerySet(models.QuerySet["ClientRequest"]):
         return self.filter(status=ClientRequest.Status.ASKED)
 
 
-class ClientRequest(models.Model):
+class ClientRequest(Row):
     """A request of the server to a client: elicitation, sampling, roots, ping. Its id is the JSON-RPC id."""
 
     class Status(models.TextChoices):
@@ -62,7 +62,7 @@ class ClientRequest(models.Model):
         return self.method
 
     def _settle(self, **columns: Any) -> bool:
-        rows: Any = type(self)._default_manager.using(self._state.db).filter(pk=self.pk, session_id=self.session_id)
+        rows = self._rows().filter(session_id=self.session_id)
         return bool(rows.open().update(settled_at=timezone.now(), **columns) == 1)
 
     def answer(self, answer_json: str) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import uuid
 from datetime import datetime, timedelta
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from django.db import models
 from django.db.models import Exists, OuterRef, Q, Subquery
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from mcp_django.models.base import Row
 from mcp_django.models.processes import Process
 from mcp_django.models.sessions import Session
 
@@ -39,7 +40,7 @@ class StreamQuerySet(models.QuerySet["Stream"]):
         return self.filter(Exists(delivered.filter(created_at__lt=moment)), standalone=True, delivered__gt=0)
 
 
-class Stream(models.Model):
+class Stream(Row):
     """One event stream of a session: an append-only log of :class:`Event` rows on which connections are cursors.
 
     Either an exchange, which answers one POST and is finished with its last answer, or the session's standalone
@@ -84,9 +85,6 @@ class Stream(models.Model):
     def request_ids(self) -> list[str | int]:
         """The JSON-RPC ids that the exchange answers."""
         return list(json.loads(self.request_ids_json))
-
-    def _rows(self) -> Any:
-        return type(self)._default_manager.using(self._state.db).filter(pk=self.pk)
 
     def finish(self) -> bool:
         """Note that the last answer is written. False if somebody else had finished the stream before."""
