@@ -6,10 +6,12 @@
 #   JOBS=1                              how many processes share the tests; they mostly wait for servers
 #   ARGS='-k restore -x'                more arguments for pytest or the benchmarks
 #   DATABASE_URL=..., REDIS_URL=...     run on these instead of SQLite and memory
+#   OAUTH=1                             the demo is an authorization server too
 VENV ?= .venv
 PYTHON ?=
 DJANGO ?=
 PORT ?= 8000
+OAUTH ?=
 JOBS ?= 3
 ARGS ?=
 
@@ -23,8 +25,8 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
 
 demo: ## the demo server in the foreground, with a filled database and an admin login
-	@$(PREPARE) server
-	@PORT='$(PORT)' exec "$(PY)" manage.py demo
+	@$(PREPARE) server $(if $(filter 1 true yes on,$(OAUTH)),oauth)
+	@PORT='$(PORT)' OAUTH='$(OAUTH)' exec "$(PY)" manage.py demo
 
 install: ## the environment with everything for development
 	@$(PREPARE) dev

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mcp_django.auth import Authenticator, Principal
+    from mcp_django.auth import AuthenticationFailed, Authenticator, Principal
     from mcp_django.context import Context
     from mcp_django.handlers import Handler, RestoreMarker, prompt, resource, tool
     from mcp_django.handles import Handle
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mcp_django.server import MCPServer, mcp
 
 __all__ = [
+    "AuthenticationFailed",
     "Authenticator",
     "Context",
     "Handle",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AuthenticationFailed": "mcp_django.auth",
     "Authenticator": "mcp_django.auth",
     "Context": "mcp_django.context",
     "Handle": "mcp_django.handles",

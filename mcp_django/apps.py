@@ -20,8 +20,9 @@ class MCPConfig(AppConfig):
 
     def ready(self) -> None:
         # Models can be imported from here on. The checks themselves import the SDK only when they run.
-        from mcp_django import checks  # noqa: F401, PLC0415
+        from mcp_django import auth_checks, checks, oauth_checks, revocation  # noqa: F401, PLC0415
 
+        revocation.connect()
         if os.environ.get(DJANGO_AUTORELOAD_ENV) == "true":
             # runserver imports the URLconf and runs the checks in two threads at once. Both would import the SDK, whose
             # modules import each other in circles, and each thread would wait for the other.

@@ -13,9 +13,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.db import connections
-from django.db.models import F
+from django.db.models import F, Model
 
-from mcp_django.exceptions import HandlerError, SessionNotFound
+from mcp_django import quotas
+from mcp_django.exceptions import HandlerError, SessionNotFound, TooManySessions
 from mcp_django.models import Process, Session, Stateful
 from mcp_django.state import StateOperation, state_text
 from mcp_django.visits import alias
@@ -34,6 +35,7 @@ RECORD_COLUMNS = (
     "created_at",
     "last_seen_at",
     "last_process",
+    "quota",
     "log_level",
     "subscriptions_json",
     "initialized_at",
@@ -134,11 +136,12 @@ class Create:
     record: SessionRecord
 
     @staticmethod
-    def serve(items: Sequence[Create]) -> list[None]:
+    def serve(items: Sequence[Create]) -> list[TooManySessions | None]:
         columns = [{name: getattr(item.record, name) for name in RECORD_COLUMNS} for item in items]
         rows = [Session(pk=item.record.digest, **values) for item, values in zip(items, columns, strict=True)]
         Session.objects.using(alias()).bulk_create(rows)
-        return [None] * len(items)
+        refused = quotas.make_room(rows)
+        return [TooManySessions() if row.pk in refused else None for row in rows]
 
 
 @dataclass(slots=True, frozen=True)
@@ -245,12 +248,16 @@ def those(model: type[Stateful], digests: Iterable[str]) -> Any:
     return model._default_manager.using(alias()).filter(pk__in=digests).order_by()
 
 
-def rows_of(model: type[Stateful], digests: set[str], columns: tuple[str, ...]) -> Iterable[Any]:
-    """Primary key and columns of these rows."""
+def rows_of(model: type[Model], digests: set[str], columns: tuple[str, ...], using: str | None = None) -> Iterable[Any]:
+    """Primary key and columns of these rows; columns of rows that they point to are named as in ``values_list``.
+
+    Args:
+        using: the database, that of the sessions by default.
+    """
     wanted = list(digests)
     # Few distinct statements, so that neither we nor the database prepare one for every size of crowd.
     size = 1 << (len(wanted) - 1).bit_length()
-    query = _query(alias(), model, columns, size)
+    query = _query(using or alias(), model, columns, size)
     with query.connection.cursor() as cursor:
         cursor.execute(query.sql, wanted + wanted[-1:] * (size - len(wanted)))
         return list(query.compiler.apply_converters(cursor.fetchall(), query.converters))
@@ -260,7 +267,7 @@ class _Query:
     """A SELECT by primary keys, compiled once: while the ORM compiles it, every other thread waits for the
     interpreter, and these are the queries that requests make."""
 
-    def __init__(self, alias: str, model: type[Stateful], columns: tuple[str, ...], size: int) -> None:
+    def __init__(self, alias: str, model: type[Model], columns: tuple[str, ...], size: int) -> None:
         fillers = [str(number) for number in range(size)]
         rows: Any = model._default_manager.using(alias).filter(pk__in=fillers).order_by().values_list("pk", *columns)
         self.compiler = rows.query.get_compiler(alias)
@@ -272,7 +279,7 @@ class _Query:
 _queries = threading.local()
 
 
-def _query(alias: str, model: type[Stateful], columns: tuple[str, ...], size: int) -> _Query:
+def _query(alias: str, model: type[Model], columns: tuple[str, ...], size: int) -> _Query:
     # Connections belong to threads, and compilers to connections.
     cache: dict[tuple[Any, ...], _Query] = _queries.__dict__.setdefault("cache", {})
     key = (alias, model, columns, size)

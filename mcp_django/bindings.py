@@ -10,6 +10,7 @@ import typing
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final
 
+from django.db import DEFAULT_DB_ALIAS, transaction
 from mcp.server.mcpserver import Resolve
 from mcp.server.mcpserver.context import Context as SDKContext
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
@@ -17,11 +18,13 @@ from mcp.server.mcpserver.resources import Resource, ResourceManager, ResourceTe
 from mcp.server.mcpserver.resources.templates import ResourceSecurityError
 from mcp.server.mcpserver.utilities.context_injection import find_context_parameter
 from mcp.shared.exceptions import MCPError
-from mcp_types import InputRequiredResult
+from mcp_types import CallToolResult, InputRequiredResult
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import AnyUrl
 
 from mcp_django import handles, jsonrpc, threads
+from mcp_django.access import Access
+from mcp_django.auth import Principal
 from mcp_django.context import Context
 from mcp_django.exceptions import ClientCannot, HandlerError, SessionNotFound, StoreUnavailable
 from mcp_django.handlers import Enabled, Kind, Registration
@@ -30,7 +33,7 @@ from mcp_django.store import handle_store
 
 logger = logging.getLogger("mcp_django.calls")
 
-Switch = Callable[[], Awaitable[bool]]
+Switch = Callable[[Principal], Awaitable[bool]]
 
 # What a model may read of, and do something about; see explained().
 EXPLAINED: Final = (HandlerError, SessionNotFound, StoreUnavailable)
@@ -84,7 +87,8 @@ def prepared(registration: Registration) -> Callable[..., Awaitable[Any]]:
     """The registered function as the SDK is to call it: async, off the event loop if it was sync, bound to the
     session's handler instance if it is a method, with the handles among its arguments looked up, and with errors that
     the model may read."""
-    run = threads.asynchronous(registration.fn)
+    atomic = registration.options.get("atomic", False)
+    run = threads.asynchronous(in_transaction(registration.fn, atomic) if atomic else registration.fn)
     handler_class, kind = registration.handler, registration.kind
     takes_handles, gives_handles = handles_of(registration.fn)
 
@@ -103,6 +107,22 @@ def prepared(registration: Registration) -> Callable[..., Awaitable[Any]]:
 
     describe(handle, registration.fn, without_first=handler_class is not None)
     return handle
+
+
+def in_transaction(fn: Callable[..., Any], database: str | bool) -> Callable[..., Any]:
+    """A sync function in a transaction that is rolled back if it raises, or returns a result that says it failed or
+    will be run anew with the client's answers."""
+    using = DEFAULT_DB_ALIAS if database is True else str(database)
+
+    @functools.wraps(fn)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with transaction.atomic(using=using):
+            result = fn(*args, **kwargs)
+            if isinstance(result, InputRequiredResult) or (isinstance(result, CallToolResult) and result.is_error):
+                transaction.set_rollback(True, using=using)
+            return result
+
+    return run
 
 
 def handles_of(fn: Callable[..., Any]) -> tuple[bool, bool]:
@@ -205,15 +225,75 @@ def switch(enabled: Enabled) -> Switch:
     """
     ask = threads.asynchronous(enabled)
 
-    async def is_offered() -> bool:
-        try:
-            answer = await ask()
-            if not isinstance(answer, bool):
-                raise TypeError(f"enabled returned {answer!r}, which is no bool")
-        except Exception:
-            logger.exception("enabled=%r failed", enabled)
-            raise MCPError(jsonrpc.INTERNAL_ERROR, "Internal server error") from None
-        return answer
+    async def is_offered(principal: Principal) -> bool:
+        return await answered(enabled, ask())
+
+    return is_offered
+
+
+@functools.cache
+def gate(access: Access) -> Switch:
+    """What says whether a registration is offered to a caller; one for each rule."""
+    permission = access.permission
+
+    if permission is None:
+
+        async def is_permitted(principal: Principal) -> bool:
+            return True
+
+    elif isinstance(permission, str):
+
+        async def is_permitted(principal: Principal) -> bool:
+            has = threads.run_sync(has_perm, principal.user_or_anonymous, permission)
+            return await answered(permission, has)
+
+    else:
+        ask = threads.asynchronous(permission)
+
+        async def is_permitted(principal: Principal) -> bool:
+            return await answered(permission, ask(principal.user_or_anonymous))
+
+    async def is_offered(principal: Principal) -> bool:
+        if principal.lacks(access.scopes) and not principal.can_step_up:
+            return False
+        return await is_permitted(principal)
+
+    return is_offered
+
+
+def has_perm(user: Any, permission: str) -> bool:
+    """Whether a user has a Django permission. Not every user model has them."""
+    ask = getattr(user, "has_perm", None)
+    return ask is not None and bool(ask(permission))
+
+
+async def answered(asked: object, answer: Awaitable[Any]) -> bool:
+    """What a project's function says.
+
+    Raises:
+        MCPError: it fails or returns no bool, which is logged.
+    """
+    try:
+        said = await answer
+        if not isinstance(said, bool):
+            raise TypeError(f"{asked!r} returned {said!r}, which is no bool")
+    except Exception:
+        logger.exception("%r could not say what is offered", asked)
+        raise MCPError(jsonrpc.INTERNAL_ERROR, "Internal server error") from None
+    return said
+
+
+@functools.cache
+def all_of(*switches: Switch) -> Switch | None:
+    """One switch for several, asked in order; None for none."""
+    if len(switches) < 2:
+        return switches[0] if switches else None
+
+    async def is_offered(principal: Principal) -> bool:
+        for switch in switches:
+            if not await switch(principal):
+                return False
+        return True
 
     return is_offered
 
@@ -229,14 +309,15 @@ class Resources(ResourceManager):
         super().__init__()
         self._switches = switches
 
-    async def find(self, uri: str) -> Resource | ResourceTemplate | None:
-        """What serves ``uri``: the resource of that name, else the first template that makes it."""
-        for key, found in self._matching(uri):
-            if key not in self._switches or await self._switches[key]():
+    async def find(self, uri: str, principal: Principal) -> Resource | ResourceTemplate | None:
+        """What serves ``uri`` to a caller: the resource of that name, else the first template that makes it."""
+        caller = principal.as_it_is
+        for key, found in self.matching(uri):
+            if key not in self._switches or await self._switches[key](caller):
                 return found
         return None
 
-    def _matching(self, uri: str) -> Iterator[tuple[str, Resource | ResourceTemplate]]:
+    def matching(self, uri: str) -> Iterator[tuple[str, Resource | ResourceTemplate]]:
         if uri in self._resources:
             yield uri, self._resources[uri]
         for template in self.list_templates():
@@ -251,7 +332,7 @@ class Resources(ResourceManager):
     async def get_resource(self, uri: AnyUrl | str, context: SDKContext[Any, Any]) -> Resource | InputRequiredResult:
         if not self._switches:
             return await super().get_resource(uri, context)
-        found = await self.find(str(uri))
+        found = await self.find(str(uri), current_call.get().principal)
         if found is None:
             raise ResourceNotFoundError(f"Unknown resource: {uri}")
         if isinstance(found, Resource):

@@ -12,7 +12,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
 
-from mcp_django import jsonrpc, threads
+from mcp_django import jsonrpc, limits, threads
 from mcp_django.auth import Principal
 from mcp_django.cursors import NOTICES
 from mcp_django.exceptions import ClientCannot, NoSession
@@ -94,6 +94,7 @@ class Call:
         "channel",
         "http",
         "id",
+        "method",
         "over",
         "peer",
         "principal",
@@ -116,6 +117,7 @@ class Call:
         self.principal = principal
         self.http = http
         self.id = request.id if request is not None else None
+        self.method = request.method if request is not None else ""
         self.channel = channel
         self.cancelled = False
         self.over = False
@@ -187,6 +189,7 @@ class Call:
         self, id: jsonrpc.RequestId, make: Callable[[], Coroutine[Any, Any, dict[str, Any]]]
     ) -> dict[str, Any]:
         try:
+            self._check_limits()
             slots = await taken()
             try:
                 return jsonrpc.result(id, await make())
@@ -201,6 +204,14 @@ class Call:
             # The cancelling has come to its end here; the answer is still to be written.
             task.uncancel()
             return jsonrpc.error(id, jsonrpc.REQUEST_CANCELLED, self.reason)
+
+    def _check_limits(self) -> None:
+        """See that its caller may make one more call.
+
+        Raises:
+            MCPError: it may not.
+        """
+        limits.check_call(self.principal, self.http, self.method)
 
     def cancel(self, reason: str = "Request cancelled") -> None:
         """Stop the call at its next await; one that has ended is left alone. From any thread."""

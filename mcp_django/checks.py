@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
@@ -81,6 +81,35 @@ def servers_can_be_built(app_configs: AppConfigs, **kwargs: Any) -> Iterator[Che
         default_authenticators()
     except (ImproperlyConfigured, ImportError) as error:
         yield Error(str(error), id="mcp_django.E004")
+
+
+@register(Tags.security)
+def authenticators_have_what_they_need(app_configs: AppConfigs, **kwargs: Any) -> Iterator[CheckMessage]:
+    """E006, and what other authenticators bring along: an app or a setting is missing that one needs."""
+    try:
+        named = dict.fromkeys(one for server in servers() for one in server.authenticators)
+        for authenticator in named:
+            yield from authenticator.check()
+    except (ImproperlyConfigured, ImportError):
+        return  # E002, E003 or E004
+
+
+@register(Tags.security)
+def permissions_are_of_installed_apps(app_configs: AppConfigs, **kwargs: Any) -> Iterator[CheckMessage]:
+    """W005: a permission that nobody but a superuser can have, since its app is not there to bring it."""
+    for server in servers():
+        for registration in server.registrations:
+            permission = registration.options.get("permission")
+            label = permission.partition(".")[0] if isinstance(permission, str) else ""
+            if label and label not in apps.app_configs:
+                yield Warning(
+                    f"{registration.place} needs the permission {permission!r}, and no installed app is labelled "
+                    f"{label!r}.",
+                    hint="Only superusers are offered it. A permission is written as 'app_label.codename', with the "
+                    "label of the app that has the model.",
+                    obj=server,
+                    id="mcp_django.W005",
+                )
 
 
 @register(Tags.urls)

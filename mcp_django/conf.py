@@ -6,8 +6,10 @@ checked once, and again after ``setting_changed`` (so ``override_settings`` work
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from ipaddress import ip_network
+from types import NoneType
 from typing import Any, NamedTuple
 
 from django.conf import settings
@@ -18,10 +20,22 @@ PREFIX = "MCP_DJANGO_"
 
 
 class Setting(NamedTuple):
-    """One setting: its default and the types a project may give it."""
+    """One setting: its default, the types a project may give it, and what else its value must be."""
 
     default: Any
     types: tuple[type, ...]
+    problem: Callable[[Any], str | None] = lambda value: None
+
+
+def no_network(proxies: Any) -> str | None:
+    """What is wrong with a list of addresses, networks and ``unix``; None if nothing is."""
+    for proxy in proxies:
+        try:
+            if proxy != "unix":
+                ip_network(proxy)
+        except ValueError as error:
+            return f"holds {proxy!r}, which is no address, no network such as 10.0.0.0/8, and not 'unix': {error}"
+    return None
 
 
 SETTINGS: dict[str, Setting] = {
@@ -34,6 +48,14 @@ SETTINGS: dict[str, Setting] = {
     "STORE_TIMEOUT": Setting(5.0, (float, int)),
     "LIVE_SESSIONS": Setting(10_000, (int,)),
     "LIVE_IDLE": Setting(timedelta(minutes=15), (timedelta,)),
+    "HALF_OPEN_TTL": Setting(timedelta(minutes=10), (timedelta,)),
+    "MAX_PRINCIPAL_SESSIONS": Setting(1000, (int,)),
+    "MAX_ADDRESS_SESSIONS": Setting(1000, (int,)),
+    "MAX_INITIALIZES_PER_MINUTE": Setting(600, (int, NoneType)),
+    "MAX_CALLS_PER_MINUTE": Setting(6000, (int, NoneType)),
+    "MAX_COMPLETIONS_PER_MINUTE": Setting(6000, (int, NoneType)),
+    "MAX_SESSION_CALLS": Setting(64, (int,)),
+    "TRUSTED_PROXIES": Setting([], (list, tuple), no_network),
     "MAX_BODY_BYTES": Setting(4 * 1024 * 1024, (int,)),
     "MAX_STATE_BYTES": Setting(64 * 1024, (int,)),
     "MAX_BATCH": Setting(50, (int,)),
@@ -51,6 +73,7 @@ SETTINGS: dict[str, Setting] = {
     "SHUTDOWN_GRACE": Setting(1.0, (float, int)),
     "MAX_STREAMS": Setting(1000, (int,)),
     "MAX_SESSION_STREAMS": Setting(8, (int,)),
+    "MAX_STREAM_EVENTS": Setting(100_000, (int,)),
     "MAX_EVENT_BYTES": Setting(8 * 1024 * 1024, (int,)),
     "MAX_SUBSCRIPTIONS": Setting(100, (int,)),
     "ALLOWED_ORIGINS": Setting([], (list, tuple)),
@@ -70,6 +93,14 @@ class MCPSettings:
     STORE_TIMEOUT: float
     LIVE_SESSIONS: int
     LIVE_IDLE: timedelta
+    HALF_OPEN_TTL: timedelta
+    MAX_PRINCIPAL_SESSIONS: int
+    MAX_ADDRESS_SESSIONS: int
+    MAX_INITIALIZES_PER_MINUTE: int | None
+    MAX_CALLS_PER_MINUTE: int | None
+    MAX_COMPLETIONS_PER_MINUTE: int | None
+    MAX_SESSION_CALLS: int
+    TRUSTED_PROXIES: list[str]
     MAX_BODY_BYTES: int
     MAX_STATE_BYTES: int
     MAX_BATCH: int
@@ -87,6 +118,7 @@ class MCPSettings:
     SHUTDOWN_GRACE: float
     MAX_STREAMS: int
     MAX_SESSION_STREAMS: int
+    MAX_STREAM_EVENTS: int
     MAX_EVENT_BYTES: int
     MAX_SUBSCRIPTIONS: int
     ALLOWED_ORIGINS: list[str]
@@ -108,8 +140,10 @@ class MCPSettings:
 def wrong(name: str, value: Any) -> str | None:
     """What is wrong with ``value`` for the setting ``name`` (without prefix), or None."""
     types = SETTINGS[name].types
+    if isinstance(value, types) and not isinstance(value, bool) and (problem := SETTINGS[name].problem(value)):
+        return f"{PREFIX}{name} {problem}"
     if not isinstance(value, types) or isinstance(value, bool):
-        expected = " or ".join(kind.__name__ for kind in types)
+        expected = " or ".join("None" if kind is NoneType else kind.__name__ for kind in types)
         return f"{PREFIX}{name} must be a {expected}, got {value!r}."
     if isinstance(value, timedelta) and value <= timedelta(0):
         return f"{PREFIX}{name} must be longer than zero, got {value!r}."

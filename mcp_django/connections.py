@@ -8,28 +8,49 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from time import monotonic
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from mcp_django import sse
 from mcp_django.conf import mcp_settings
 from mcp_django.exceptions import StoreUnavailable
 from mcp_django.sse import Last
 
+if TYPE_CHECKING:
+    from mcp_django.auth import Credentials
+
 RETRY_SECONDS: Final = 0.25
 
-Ending = Literal["taken over", "session ended", "polling", "shutdown"]
+Ending = Literal["taken over", "session ended", "revoked", "polling", "shutdown"]
 # After these the client is still to have what there is; after the others it is not.
 GENTLE: Final = (None, "polling", "shutdown")
+
+
+held: set[Connection] = set()
+"""The open connections of this process that somebody's credentials hold open."""
 
 
 class Connection:
     """One event stream on its way to one client. What it carries, and what its beginning and end mean, is said by
     those who derive from it."""
 
-    __slots__ = ("_loop", "_timer", "_waiter", "_woken", "_written_at", "ending")
+    __slots__ = (
+        "__weakref__",
+        "_loop",
+        "_timer",
+        "_waiter",
+        "_woken",
+        "_written_at",
+        "checked_at",
+        "credentials",
+        "ending",
+    )
 
     def __init__(self) -> None:
         self.ending: Ending | None = None
+        self.credentials: Credentials | None = None
+        """By what its reader was recognised; None for anonymous ones."""
+        self.checked_at = monotonic()
+        """When the credentials were last found to hold."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -40,6 +61,8 @@ class Connection:
         """The bytes to send, until the stream or the connection is to end. Nothing is acquired before the first is
         asked for, since an iterator that never began never ends either."""
         self._loop = asyncio.get_running_loop()
+        if self.credentials is not None:
+            held.add(self)
         self._attach()
         self._timer = self._loop.call_later(mcp_settings.KEEP_ALIVE, self._keep_alive)
         try:
@@ -56,6 +79,7 @@ class Connection:
                 yield farewell
         finally:
             self._timer.cancel()
+            held.discard(self)
             self._detach()
 
     def wake(self) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
     from pydantic import AnyUrl
 
+    from mcp_django.auth import Principal
     from mcp_django.kernel import Kernel
     from mcp_django.server import MCPServer
 
@@ -79,6 +80,11 @@ class Context(QuickPrivates, SDKContext[Any, Any]):
             NoSession: the call belongs to none.
         """
         return self.call.session.digest
+
+    @property
+    def principal(self) -> Principal:
+        """Whom the call speaks for: the user, the OAuth client that acts for them, and the scopes it is limited to."""
+        return self.call.principal
 
     @property
     def user(self) -> AbstractBaseUser | AnonymousUser:

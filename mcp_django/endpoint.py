@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
 from django.core.signals import got_request_exception
-from django.db import DatabaseError
 from mcp_types import PROTOCOL_VERSION_META_KEY
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
-from mcp_django import http, jsonrpc, legacy, media_types, modern, origins, shutdown, threads
-from mcp_django.auth import ANONYMOUS, Principal, authenticate
-from mcp_django.conf import mcp_settings
+from mcp_django import http, jsonrpc, legacy, media_types, modern, origins, patrol, shutdown, threads
+from mcp_django.auth import Principal, identify
 from mcp_django.exceptions import SessionNotFound, StoreUnavailable
 from mcp_django.http import VERSION_HEADER, HTTPRefusal, Request, Response, refusal
 
@@ -57,7 +54,14 @@ async def _respond(server: MCPServer, request: Request) -> Response:
         media_types.check_media_types(request)
     elif request.method == "GET":
         media_types.check_takes_stream(request)
-    principal = await principal_of(server, request)
+    credentials = await identify(server, request)
+    response = await _answer(server, credentials.principal, request)
+    if response.connection is not None and credentials.authenticator is not None:
+        patrol.hold(response.connection, credentials)
+    return response
+
+
+async def _answer(server: MCPServer, principal: Principal, request: Request) -> Response:
     if request.method == "POST":
         return await _post(server, principal, request)
     if request.method in ("GET", "DELETE"):
@@ -129,22 +133,3 @@ def unsupported(server: MCPServer, version: Any) -> HTTPRefusal:
         f"Unsupported protocol version; this server speaks {', '.join(supported)}.",
         data={"supported": supported, "requested": version[:100] if isinstance(version, str) else ""},
     )
-
-
-async def principal_of(server: MCPServer, request: Request) -> Principal:
-    """Whom the request speaks for.
-
-    Raises:
-        StoreUnavailable: that could not be found out, as the database did not answer.
-    """
-    concerned = tuple(a for a in server.authenticators if a.concerns(request.headers))
-    if not concerned:
-        return ANONYMOUS
-    try:
-        async with asyncio.timeout(mcp_settings.STORE_TIMEOUT):
-            return await threads.run_in(threads.authenticator_pool.current(), authenticate, concerned, request.django)
-    except TimeoutError as error:
-        threads.authenticator_pool.timed_out()
-        raise StoreUnavailable("Authentication got no answer in time.") from error
-    except DatabaseError as error:
-        raise StoreUnavailable(f"Authentication failed in the database: {type(error).__name__}.") from error

@@ -14,6 +14,10 @@ class SessionNotFound(MCPDjangoError):
     """No live session with this id is open to this caller on this server."""
 
 
+class TooManySessions(MCPDjangoError):
+    """The caller has as many sessions as it may, and all of them are at work."""
+
+
 class StoreUnavailable(MCPDjangoError):
     """The session store gave no answer within ``MCP_DJANGO_STORE_TIMEOUT``, or refused the connection."""
 
@@ -73,6 +77,16 @@ class NoSession(HandlerError):
             "with this client. Say so to the user, or reach the goal with other tools. (For the server's developer: "
             "keep what must outlive a call in a mcp_django.Handle, which works in every version; ctx.has_session tells "
             "the two apart.)"
+        )
+
+
+class TooManyEvents(HandlerError):
+    """A call has sent as many messages as ``MCP_DJANGO_MAX_STREAM_EVENTS`` allows; its answer still can be."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This call has sent as many messages as one may (MCP_DJANGO_MAX_STREAM_EVENTS). Ask for less at once. (For "
+            "the server's developer: report progress in fewer steps.)"
         )
 
 

@@ -18,7 +18,7 @@ from mcp_django import jsonrpc
 from mcp_django.answers import encoded, payload_of, payload_of_answer
 from mcp_django.conf import mcp_settings
 from mcp_django.cursors import PRIMING_VERSION
-from mcp_django.exceptions import ClientCannot, StoreUnavailable, StreamLost
+from mcp_django.exceptions import ClientCannot, StoreUnavailable, StreamLost, TooManyEvents
 from mcp_django.feeds import Feed
 from mcp_django.stream_batches import Question
 from mcp_django.streams import Streams
@@ -91,7 +91,7 @@ class Exchange:
 
         Raises:
             ClientCannot: the message is a question, and there can be no stream or all is answered.
-            EventTooLarge, StoreUnavailable, StreamLost: the message was not sent.
+            EventTooLarge, TooManyEvents, StoreUnavailable, StreamLost: the message was not sent.
         """
         if not self.streams_allowed:
             if asks is not None:
@@ -110,6 +110,8 @@ class Exchange:
                     raise ClientCannot("Nothing can be asked any more: the request is answered.")
             elif self.feed is None:
                 await self._open(payload, asks)
+            elif self.feed.last >= mcp_settings.MAX_STREAM_EVENTS:
+                raise TooManyEvents
             else:
                 await self.streams.append(self.feed, payload, asks=asks)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 
+from mcp_django.access import access_of, check_atomic
 from mcp_django.exceptions import NoSession
 
 if TYPE_CHECKING:
@@ -71,12 +72,14 @@ class Registration:
         """Where it is written, for error messages."""
         return f"{self.fn.__module__}.{self.fn.__qualname__}"
 
-    def check_enabled(self) -> None:
-        """See that ``enabled``, if it is there, can be asked.
+    def check(self) -> None:
+        """See that what decides whether it is offered can be asked, and that it can be atomic if it is to be.
 
         Raises:
-            ImproperlyConfigured: it is no function, or one that needs arguments.
+            ImproperlyConfigured: ``enabled``, ``permission``, ``scopes`` or ``atomic`` is of no use.
         """
+        access_of(self.place, self.options.get("permission"), self.options.get("scopes") or ())
+        check_atomic(self.place, self.fn, self.options.get("atomic", False))
         enabled = self.options.get("enabled")
         if enabled is None:
             return

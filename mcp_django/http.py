@@ -7,13 +7,17 @@ the entries can raise it and both entries answer it alike.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
-from typing import Any, Final
+from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Iterable
+from copy import copy
+from typing import TYPE_CHECKING, Any, Final
 
 from django.http import HttpRequest
 
 from mcp_django import jsonrpc
 from mcp_django.conf import mcp_settings
+
+if TYPE_CHECKING:
+    from mcp_django.connections import Connection
 
 SESSION_HEADER: Final = "mcp-session-id"
 VERSION_HEADER: Final = "mcp-protocol-version"
@@ -40,7 +44,9 @@ class Request:
     version must not pass for one. ``django`` makes Django's request object from the body; most requests never need
     it. ``streams`` says whether the connection can carry an event stream. ``fault`` is a refusal that the entry came
     upon while it read the request; it is raised once it is known whether a browser may read the answer.
-    ``disconnect`` tells of the client's going away, where the entry can know.
+    ``disconnect`` tells of the client's going away, where the entry can know. ``peer`` is the address at the other end
+    of the connection, empty if it has none. ``target`` is all that the request's URL is made of beside headers, for
+    whoever remembers what was made of it; None if that is not known.
     """
 
     __slots__ = (
@@ -52,8 +58,10 @@ class Request:
         "header_bytes",
         "headers",
         "method",
+        "peer",
         "repeated",
         "streams",
+        "target",
     )
 
     def __init__(
@@ -64,8 +72,12 @@ class Request:
         django: Callable[[bytes], HttpRequest],
         *,
         streams: bool = True,
+        peer: str = "",
+        target: Hashable = None,
     ) -> None:
         self.method = method
+        self.target = target
+        self.peer = peer
         self.streams = streams
         self.body = body
         self.fault: HTTPRefusal | None = None
@@ -92,6 +104,13 @@ class Request:
             self._made = self._django(self.body)
         return self._made
 
+    def afresh(self) -> Request:
+        """The same request as if it came now: nothing that its making or its user brought to light is kept."""
+        other = copy(self)
+        other._made = None
+        other._django = lambda body: unseen(self._django(body))
+        return other
+
     def single(self, name: str) -> str | None:
         """The value of a header that may come at most once.
 
@@ -101,6 +120,14 @@ class Request:
         if self.repeated and name in self.repeated:
             raise refusal(400, jsonrpc.INVALID_REQUEST, f"The header {name} must be sent once, it came more often.")
         return self.headers.get(name)
+
+
+def unseen(request: HttpRequest) -> HttpRequest:
+    """A copy of Django's request without what middleware and authentication have put there."""
+    made = copy(request)
+    for name in ("session", "user", "auser", "_cached_user", "_acached_user"):
+        vars(made).pop(name, None)
+    return made
 
 
 class Disconnect:
@@ -138,9 +165,12 @@ class Disconnect:
 
 
 class Response:
-    """One HTTP response: in one piece, or ``frames`` of an event stream as they come."""
+    """One HTTP response: in one piece, or ``frames`` of an event stream as they come.
 
-    __slots__ = ("body", "frames", "headers", "status")
+    ``connection`` is what the frames come from, where that can be ended from outside.
+    """
+
+    __slots__ = ("body", "connection", "frames", "headers", "status")
 
     def __init__(
         self,
@@ -148,11 +178,13 @@ class Response:
         body: bytes = b"",
         headers: list[tuple[str, str]] | None = None,
         frames: AsyncGenerator[bytes, None] | None = None,
+        connection: Connection | None = None,
     ) -> None:
         self.status = status
         self.body = body
         self.headers = headers if headers is not None else []
         self.frames = frames
+        self.connection = connection
 
 
 class HTTPRefusal(Exception):
@@ -230,9 +262,9 @@ def check_declared_length(value: str | None) -> None:
         raise too_large()
 
 
-def stream_response(frames: AsyncGenerator[bytes, None]) -> Response:
+def stream_response(connection: Connection) -> Response:
     """An event stream."""
-    return Response(200, headers=STREAM_HEADERS.copy(), frames=frames)
+    return Response(200, headers=STREAM_HEADERS.copy(), frames=connection.frames(), connection=connection)
 
 
 def too_many_streams(scope: str) -> HTTPRefusal:

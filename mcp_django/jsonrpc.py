@@ -26,6 +26,7 @@ REQUEST_CANCELLED: Final = -32800
 REQUEST_TIMEOUT: Final = -32001  # as the SDKs use it, for a question that the client did not answer
 CALL_LOST: Final = -32000
 SERVER_BUSY: Final = -32003
+RATE_LIMITED: Final = -32005
 
 MAX_DEPTH: Final = 64
 

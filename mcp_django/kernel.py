@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from mcp.server._otel import OpenTelemetryMiddleware
@@ -52,6 +52,7 @@ from mcp_types import (
     GetPromptResult,
     InputRequiredResult,
     Prompt,
+    PromptReference,
     ReadResourceRequestParams,
     ReadResourceResult,
     RequestParams,
@@ -67,15 +68,19 @@ from opentelemetry import trace
 from pydantic import AnyUrl, ValidationError
 
 from mcp_django import jsonrpc, rounds
+from mcp_django.access import access_of
 from mcp_django.adoption import QuickPrivates, adopted
+from mcp_django.auth import Principal, lacking
 from mcp_django.bindings import (
     EXPLAINED,
     Resources,
     Switch,
+    all_of,
     check_kinds,
     check_parameters,
     current_context,
     failure,
+    gate,
     prepared,
     protocol_error,
     switch,
@@ -87,6 +92,7 @@ from mcp_django.context import Context
 from mcp_django.handlers import Kind, Registration
 from mcp_django.handles import Handle
 from mcp_django.pagination import LISTS, page
+from mcp_django.running import current_call
 
 if TYPE_CHECKING:
     from mcp_django.server import MCPServer
@@ -104,6 +110,13 @@ LIST_METHODS: tuple[CacheableMethod, ...] = (
     "resources/list",
     "resources/templates/list",
 )
+NAMED: dict[str, tuple[Kind, str]] = {
+    "tools/call": ("tool", "name"),
+    "prompts/get": ("prompt", "name"),
+    "resources/read": ("resource", "uri"),
+    "resources/subscribe": ("resource", "uri"),
+}
+COMPLETED: tuple[tuple[Kind, str], ...] = (("prompt", "name"), ("resource", "uri"))
 MAX_COMPLETIONS = 100  # server/utilities/completion, response limits
 
 # Read off the class: the cached properties of an instance hold its own bound methods, a reference cycle per request.
@@ -140,7 +153,7 @@ class Kernel(SDKServer[Any]):
             **owner.identity,
             subscriptions=False,
             request_state_security=rounds.security(owner.name),
-            cache_hints=dict.fromkeys(LIST_METHODS, CacheHint(owner.cache_ttl // MILLISECOND, "public")),
+            cache_hints=cache_hints(owner, registrations),
         )
         self._lowlevel_server.middleware[:] = [traced(middleware) for middleware in self._lowlevel_server.middleware]
         # The SDK's constructor configures the root logger, which is Django's to configure.
@@ -153,6 +166,7 @@ class Kernel(SDKServer[Any]):
         self.handler_classes = list(dict.fromkeys(r.handler for r in registrations if r.handler is not None))
         self._completions: list[Callable[..., Awaitable[Any]]] = []
         self._read_ttls: dict[str, int] = {}
+        self._scopes: dict[tuple[Kind, str], frozenset[str]] = {}
         self._kinds: dict[str, type[Handle]] = {}
         for registration in registrations:
             self._add(registration)
@@ -190,13 +204,26 @@ class Kernel(SDKServer[Any]):
             check_parameters(registration)
             check_kinds(registration, self._kinds)
             options = dict(registration.options)
-            if (enabled := options.pop("enabled", None)) is not None:
-                self._switches[registration.kind][registration.key] = switch(enabled)
+            self._add_switch(registration, options)
+            options.pop("atomic", None)
             add(registration, options)
         except Exception as error:
             raise ImproperlyConfigured(
                 f"{registration.place} cannot be a {registration.kind} of server {self.owner.name!r}: {error}"
             ) from error
+
+    def _add_switch(self, registration: Registration, options: dict[str, Any]) -> None:
+        """Note what decides whether it is offered, and to whom."""
+        access = access_of(registration.place, options.pop("permission", None), options.pop("scopes", None) or ())
+        switches = []
+        if (enabled := options.pop("enabled", None)) is not None:
+            switches.append(switch(enabled))
+        if access is not None:
+            switches.append(gate(access))
+            if access.scopes:
+                self._scopes[registration.kind, registration.key] = access.scopes
+        if (decides := all_of(*switches)) is not None:
+            self._switches[registration.kind][registration.key] = decides
 
     def _add_tool(self, registration: Registration, options: dict[str, Any]) -> None:
         input_schema = options.pop("input_schema", None)
@@ -272,6 +299,9 @@ class Kernel(SDKServer[Any]):
             MCPError: the error to answer with.
         """
         try:
+            if missing := await self.missing_scopes(call.principal, method, params):
+                # Members of batches; whoever posts one request is told by the HTTP status.
+                raise MCPError(jsonrpc.INVALID_REQUEST, lacking(missing))
             result = await on_request(self.runner(call))(call, method, params)
             return page(result, LISTS[method], params) if method in LISTS else result
         except MCPError:
@@ -320,25 +350,69 @@ class Kernel(SDKServer[Any]):
         """The items of a list that are offered at the moment; what decides about several of them is asked once."""
         if not (switches := self._switches[kind]):
             return items
+        principal = current_call.get().principal
         asked = dict.fromkeys(switches[key(item)] for item in items if key(item) in switches)
-        hidden = {offered for offered in asked if not await offered()}
+        hidden = {offered for offered in asked if not await offered(principal)}
         return [item for item in items if switches.get(key(item)) not in hidden]
 
-    async def offers_tool(self, name: str) -> bool:
-        """Whether there is such a tool for the caller."""
-        offered = self._switches["tool"].get(name)
-        return self._tool_manager.get_tool(name) is not None and (offered is None or await offered())
+    async def offers_tool(self, name: str, principal: Principal) -> bool:
+        """Whether there is such a tool for a caller."""
+        return self._tool_manager.get_tool(name) is not None and await self._offers("tool", name, principal)
 
-    async def offers_resource(self, uri: str) -> bool:
-        """Whether there is such a resource for the caller."""
-        return len(uri) <= MAX_URI and await self._resource_manager.find(uri) is not None
+    async def offers_prompt(self, name: str, principal: Principal) -> bool:
+        """Whether there is such a prompt for a caller."""
+        return self._prompt_manager.get_prompt(name) is not None and await self._offers("prompt", name, principal)
+
+    async def offers_resource(self, uri: str, principal: Principal) -> bool:
+        """Whether there is such a resource for a caller."""
+        return len(uri) <= MAX_URI and await self._resource_manager.find(uri, principal) is not None
+
+    async def offers_template(self, uri: str, principal: Principal) -> bool:
+        """Whether there is such a template, written like this, for a caller; a resource counts as one."""
+        known = any(uri in (key, found.uri_template) for key, found in self._resource_manager._templates.items())
+        return (known or uri in self._resource_manager._resources) and await self._offers("resource", uri, principal)
+
+    async def _offers(self, kind: Kind, key: str, principal: Principal) -> bool:
+        offered = self._switches[kind].get(key)
+        return offered is None or await offered(principal.as_it_is)
+
+    async def missing_scopes(
+        self, principal: Principal, method: str, params: Mapping[str, Any] | None
+    ) -> frozenset[str]:
+        """What a caller who could get more scopes lacks for a request. Nothing, if with them there would still be no
+        such thing: that would betray it."""
+        if not (self._scopes and principal.can_step_up):
+            return frozenset()
+        keys = self._keys_of(method, params or {})
+        if not any(principal.lacks(self._scopes.get(key, frozenset())) for key in keys):
+            return frozenset()
+        for kind, key in keys:
+            offered = self._switches[kind].get(key)
+            if offered is None or await offered(principal):
+                return principal.lacks(self._scopes.get((kind, key), frozenset()))
+        return frozenset()
+
+    def _keys_of(self, method: str, params: Mapping[str, Any]) -> list[tuple[Kind, str]]:
+        """What a request is about; of a resource, all that may serve it, the first one first."""
+        if method == "completion/complete":
+            ref = params.get("ref")
+            params = ref if isinstance(ref, dict) else {}
+            # By their own names: what is completed is a template, not what it makes.
+            return [(kind, params[key]) for kind, key in COMPLETED if isinstance(params.get(key), str)]
+        kind, parameter = NAMED.get(method, (None, ""))
+        name = params.get(parameter)
+        if kind is None or not isinstance(name, str) or len(name) > MAX_URI:
+            return []
+        if kind != "resource":
+            return [(kind, name)]
+        return [(kind, key) for key, _found in self._resource_manager.matching(name)]
 
     # The SDK's public methods, with our context
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: SDKContext[Any, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
-        if not await self.offers_tool(name):
+        if not await self.offers_tool(name, current_call.get().principal):
             raise MCPError(jsonrpc.INVALID_PARAMS, f"Unknown tool: {name}. Ask tools/list for the tools there are.")
         own, run = self._own(context), super().call_tool
         try:
@@ -381,8 +455,8 @@ class Kernel(SDKServer[Any]):
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: SDKContext[Any, Any] | None = None
     ) -> GetPromptResult | InputRequiredResult:
-        prompt, offered = self._prompt_manager.get_prompt(name), self._switches["prompt"].get(name)
-        if prompt is None or (offered is not None and not await offered()):
+        prompt = self._prompt_manager.get_prompt(name)
+        if prompt is None or not await self.offers_prompt(name, current_call.get().principal):
             raise MCPError(jsonrpc.INVALID_PARAMS, f"Unknown prompt: {name}. Ask prompts/list for those there are.")
         required = [argument.name for argument in prompt.arguments or () if argument.required]
         if missing := [argument for argument in required if argument not in (arguments or {})]:
@@ -440,7 +514,7 @@ class Kernel(SDKServer[Any]):
     ) -> ReadResourceResult | InputRequiredResult:
         result = await super()._handle_read_resource(ctx, params)
         if self._read_ttls and isinstance(result, ReadResourceResult):
-            found = await self._resource_manager.find(str(params.uri))
+            found = await self._resource_manager.find(str(params.uri), current_call.get().principal)
             key = found.uri_template if isinstance(found, SDKTemplate) else str(params.uri)
             # What is read may depend on who reads.
             result.ttl_ms, result.cache_scope = self._read_ttls.get(key, 0), "private"
@@ -448,7 +522,7 @@ class Kernel(SDKServer[Any]):
 
     async def _subscribe(self, ctx: ServerRequestContext[Any, Any], params: SubscribeRequestParams) -> EmptyResult:
         uri = str(params.uri)
-        if not await self.offers_resource(uri):
+        if not await self.offers_resource(uri, current_call.get().principal):
             raise MCPError(jsonrpc.RESOURCE_NOT_FOUND, f"Unknown resource: {uri[:200]}", {"uri": uri[:200]})
         await cast(Call, ctx.request).session.change_subscription(uri, subscribed=True)
         return EmptyResult()
@@ -458,12 +532,29 @@ class Kernel(SDKServer[Any]):
         return EmptyResult()
 
     async def _complete(self, ctx: ServerRequestContext[Any, Any], params: CompleteRequestParams) -> CompleteResult:
+        await self._check_completed(params)
         self._own(SDKContext(request_context=ctx, mcp_server=self))
         for complete in self._completions:
             found = await complete(params.ref, params.argument, params.context)
             if found is not None:
                 return CompleteResult(completion=limited(found))
         return CompleteResult(completion=Completion(values=[], total=None, has_more=None))
+
+    async def _check_completed(self, params: CompleteRequestParams) -> None:
+        """See that what is completed is there for the caller: its arguments' values would tell of it."""
+        principal, ref = current_call.get().principal, params.ref
+        if isinstance(ref, PromptReference):
+            if not await self.offers_prompt(ref.name, principal):
+                raise MCPError(jsonrpc.INVALID_PARAMS, f"Unknown prompt: {ref.name[:200]}.")
+        elif not await self.offers_template(ref.uri, principal):
+            raise MCPError(jsonrpc.INVALID_PARAMS, f"Unknown resource template: {ref.uri[:200]}.")
+
+
+def cache_hints(owner: MCPServer, registrations: Sequence[Registration]) -> dict[CacheableMethod, CacheHint]:
+    """For whom clients may keep the lists: for anybody, unless they depend on who asks."""
+    limited = any(access_of("", r.options.get("permission"), r.options.get("scopes") or ()) for r in registrations)
+    scope: Literal["public", "private"] = "private" if limited or not owner.is_public else "public"
+    return dict.fromkeys(LIST_METHODS, CacheHint(owner.cache_ttl // MILLISECOND, scope))
 
 
 def traced(middleware: ServerMiddleware[Any]) -> ServerMiddleware[Any]:

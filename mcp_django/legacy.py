@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
-from mcp_django import jsonrpc, sse
-from mcp_django.auth import Principal
+from mcp_django import jsonrpc, limits, sse
+from mcp_django.auth import Principal, check_scopes
 from mcp_django.conf import mcp_settings
 from mcp_django.cursors import Cursor, StandaloneCursor
-from mcp_django.exceptions import HookFailed
+from mcp_django.exceptions import HookFailed, TooManySessions
 from mcp_django.exchanges import Exchange
 from mcp_django.feeds import Feed
 from mcp_django.http import (
@@ -27,6 +27,7 @@ from mcp_django.http import (
     LAST_EVENT_HEADER,
     RETRY_AFTER_SECONDS,
     SESSION_HEADER,
+    STREAM_HEADERS,
     Request,
     Response,
     json_response,
@@ -53,7 +54,7 @@ async def initialize(kernel: Kernel, principal: Principal, http: Request, value:
 
     Raises:
         StoreUnavailable: no session was made, and no id leaves.
-        HTTPRefusal: 400, the message is no request.
+        HTTPRefusal: 400, the message is no request; 429, the caller has opened too many sessions.
     """
     try:
         request = jsonrpc.message(value)
@@ -61,8 +62,11 @@ async def initialize(kernel: Kernel, principal: Principal, http: Request, value:
         raise refusal(400, error.code, str(error)) from None
     if not isinstance(request, jsonrpc.Request):
         raise refusal(400, jsonrpc.INVALID_REQUEST, "initialize must be a request, with an id.")
+    limits.check_initialize(principal, http)
     try:
         session_id, result = await sessions().open(kernel, principal, http, request)
+    except TooManySessions:
+        raise limits.too_many_sessions() from None
     except MCPError as error:
         return json_response(jsonrpc.error(request.id, error.code, error.message, error.data))
     except HookFailed as error:
@@ -93,6 +97,10 @@ async def post(kernel: Kernel, principal: Principal, http: Request, value: Any) 
     except jsonrpc.InvalidMessage as error:
         return json_response(jsonrpc.error(jsonrpc.id_of(value), error.code, str(error)))
     if type(message) is jsonrpc.Request:
+        try:
+            await check_scopes(kernel, principal, http, message)
+        except MCPError as error:
+            return json_response(jsonrpc.error(message.id, error.code, error.message, error.data))
         return await answered(answering(visit, session, {0: message}), itemgetter(0))
     await taken(visit, session, message)
     return Response(ACCEPTED)
@@ -117,8 +125,8 @@ async def get(kernel: Kernel, principal: Principal, http: Request) -> Response:
         ) from None
     check_caps(session)
     if event_id:
-        return stream_response(await resumed(visit, session, event_id))
-    return stream_response(standalone(visit, session, None).frames())
+        return await resumed(visit, session, event_id)
+    return stream_response(standalone(visit, session, None))
 
 
 def check_caps(session: LiveSession) -> None:
@@ -134,8 +142,8 @@ def check_caps(session: LiveSession) -> None:
         raise too_many_streams("process")
 
 
-async def resumed(visit: Visit, session: LiveSession, event_id: str) -> AsyncGenerator[bytes, None]:
-    """The frames that come after an event (Streamable HTTP, resumability).
+async def resumed(visit: Visit, session: LiveSession, event_id: str) -> Response:
+    """The stream from an event on (Streamable HTTP, resumability).
 
     Raises:
         HTTPRefusal: 400, the id is not one of this session's, or all after it was delivered.
@@ -144,19 +152,19 @@ async def resumed(visit: Visit, session: LiveSession, event_id: str) -> AsyncGen
     if place is None:
         raise refusal(400, jsonrpc.INVALID_REQUEST, "The Last-Event-ID is none of this session.")
     if place.stream == standalone_id(session.digest):
-        return standalone(visit, session, place).frames()
+        return stream_response(standalone(visit, session, place))
     streams = sessions().streams
     found = await streams.follow(place.stream, session.digest)
     if found is None and not place.request_ids:
         raise refusal(400, jsonrpc.INVALID_REQUEST, "The stream of this Last-Event-ID is no longer kept.")
     if found is None:
-        return no_longer_kept(session, place)
+        return Response(200, headers=STREAM_HEADERS.copy(), frames=no_longer_kept(session, place))
     feed, head = found
     if place.sequence > head.last or (head.finished and place.sequence == head.last):
         raise refusal(400, jsonrpc.INVALID_REQUEST, "All that came after this Last-Event-ID was delivered.")
     cursor = Cursor(streams, session, feed, place, uuid.uuid4())
     await streams.take_over(cursor)
-    return cursor.frames()
+    return stream_response(cursor)
 
 
 def standalone(visit: Visit, session: LiveSession, place: Place | None) -> StandaloneCursor:
@@ -285,7 +293,7 @@ async def answered(exchange: Exchange, join: Callable[[list[bytes]], bytes]) -> 
     if exchange.feed is None:
         return Response(200, join(exchange.answers), JSON_HEADERS.copy())
     cursor = Cursor(exchange.streams, exchange.session, exchange.feed, Place(exchange.feed.id, 0))
-    return stream_response(cursor.frames())
+    return stream_response(cursor)
 
 
 async def taken(visit: Visit, session: LiveSession, message: jsonrpc.Notification | jsonrpc.Answer | Any) -> None:

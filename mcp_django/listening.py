@@ -51,7 +51,7 @@ async def listen(
     if streams.closing or streams.connections >= mcp_settings.MAX_STREAMS:
         raise too_many_streams("process")
     clock = await streams.clock(server)
-    return stream_response(Listener(streams, server, request.id, honored, clock, closing).frames())
+    return stream_response(Listener(streams, server, request.id, honored, clock, closing))
 
 
 async def honored_of(wanted: SubscriptionFilter, offered: Callable[[str], Awaitable[bool]]) -> SubscriptionFilter:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from django.utils import timezone
 
+from mcp_django import quotas
 from mcp_django.exceptions import HandleNotFound, SessionNotFound
 from mcp_django.handle_batches import HandleHead, HandleRecord
 from mcp_django.models import with_subscription
@@ -73,8 +74,19 @@ class MemoryStore(_States):
     async def create(self, record: SessionRecord) -> None:
         with self._lock:
             self._drop_dead(record.created_at)
+            self._make_room(record)
             self._records[record.digest] = replace(record)
             self._states[record.digest] = ("{}", 0)
+
+    def _make_room(self, new: SessionRecord) -> None:
+        """End what its caller has too much of. What is at work is not known here; it was used lately."""
+        if not new.quota:
+            return
+        mine = [r for r in self._records.values() if r.quota == new.quota and r.head.is_live(new.created_at)]
+        surplus = len(mine) + 1 - quotas.limit_of(new)
+        for record in sorted(mine, key=lambda r: (r.initialized_at is not None, r.last_seen_at))[: max(surplus, 0)]:
+            record.status = "terminated"
+            record.epoch += 1
 
     async def head(self, digest: str) -> SessionHead | None:
         with self._lock:

@@ -34,7 +34,7 @@ from pydantic import ValidationError
 
 from mcp_django import http, jsonrpc, questions, rounds, threads
 from mcp_django.answers import encoded
-from mcp_django.auth import Principal
+from mcp_django.auth import Principal, check_scopes
 from mcp_django.calls import Call, ResultT
 from mcp_django.exceptions import ClientCannot, HandlerError
 from mcp_django.http import JSON_HEADERS, RETRY_AFTER_SECONDS, VERSION_HEADER, Request, Response
@@ -51,7 +51,12 @@ LISTEN: Final = "subscriptions/listen"
 ROUTING_HEADERS: Final = frozenset({VERSION_HEADER, "mcp-method", "mcp-name"})
 PARAM_HEADERS: Final = "mcp-param-"
 # What the SDK's table leaves open: the request may be sent again, and that is what 503 says.
-STATUS: Final[Mapping[int, int]] = {**ERROR_CODE_HTTP_STATUS, jsonrpc.SERVER_BUSY: 503, jsonrpc.CALL_LOST: 503}
+STATUS: Final[Mapping[int, int]] = {
+    **ERROR_CODE_HTTP_STATUS,
+    jsonrpc.SERVER_BUSY: 503,
+    jsonrpc.CALL_LOST: 503,
+    jsonrpc.RATE_LIMITED: 429,
+}
 # A call that ends sooner need not be cancelled, and most do.
 WATCH_AFTER: Final = 0.05
 # Larger envelopes than this are made anew for each request, so that what is kept of them stays small.
@@ -198,7 +203,8 @@ async def post(kernel: Kernel, principal: Principal, request: Request, value: An
         return rejected(None, unsupported) if unsupported is not None else Response(202)
     try:
         envelope = Envelope.of(checked(request, value), value["params"]["_meta"])
-        await check_mirrored(kernel, request, message)
+        await check_scopes(kernel, principal, request, message)
+        await check_mirrored(kernel, principal, request, message)
         return await answered(kernel, principal, request, message, envelope)
     except Rejected as error:
         return rejected(message.id, error.rejection)
@@ -231,7 +237,7 @@ def checked(request: Request, value: Any) -> InboundModernRoute:
     return route
 
 
-async def check_mirrored(kernel: Kernel, request: Request, message: jsonrpc.Request) -> None:
+async def check_mirrored(kernel: Kernel, principal: Principal, request: Request, message: jsonrpc.Request) -> None:
     """See that the arguments which a tool has mirrored in headers agree with them (SEP-2243).
 
     Raises:
@@ -244,7 +250,7 @@ async def check_mirrored(kernel: Kernel, request: Request, message: jsonrpc.Requ
     schema = kernel.param_headers.get(name) if isinstance(name, str) else None
     if schema is None or not isinstance(arguments, dict):
         return
-    if not await threads.start(lambda: kernel.offers_tool(str(name))):
+    if not await threads.start(lambda: kernel.offers_tool(str(name), principal)):
         return
     rejection = validate_mcp_param_headers(schema, arguments, request.headers)
     if rejection is not None:
@@ -257,13 +263,17 @@ async def answered(
     """Run the request and answer it, in one piece or as a stream."""
     server = kernel.owner.name
     if message.method == LISTEN and request.streams:
-        return await threads.start(lambda: listen(server, message, kernel.offers_resource, kernel.closing()))
+
+        async def offered(uri: str) -> bool:
+            return await kernel.offers_resource(uri, principal)
+
+        return await threads.start(lambda: listen(server, message, offered, kernel.closing()))
     reply = Reply(streams_allowed=request.streams)
     call = reply.call = StatelessCall(server, envelope, principal, request, message, reply)
     call.start(lambda: kernel.respond(call, message.method, message.params))
     await decided(request, reply)
     if reply.streams:
-        return http.stream_response(reply.frames())
+        return http.stream_response(reply)
     error = reply.answer.get("error")
     return Response(STATUS.get(error["code"], 200) if error else 200, encoded(reply.answer), headers_of(error))
 
@@ -287,8 +297,9 @@ async def decided(request: Request, reply: Reply) -> None:
 
 def headers_of(error: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """The headers of an answer in one piece."""
-    if error and STATUS.get(error["code"]) == 503:
-        return [*JSON_HEADERS, ("Retry-After", str(RETRY_AFTER_SECONDS))]
+    if error and STATUS.get(error["code"]) in (429, 503):
+        seconds = (error.get("data") or {}).get("retryAfter", RETRY_AFTER_SECONDS)
+        return [*JSON_HEADERS, ("Retry-After", str(seconds))]
     return JSON_HEADERS.copy()
 
 

@@ -167,7 +167,14 @@ async def read(scope: Scope, receive: Receive) -> http.Request | None:
     """The whole request; None if its sender went away before its end. A body that is too large is not read on."""
     if prefix := script_prefix_of(scope):
         set_script_prefix(prefix)
-    request = http.Request(scope["method"], scope["headers"], b"", lambda body: django_request(scope, body))
+    request = http.Request(
+        scope["method"],
+        scope["headers"],
+        b"",
+        lambda body: django_request(scope, body),
+        peer=peer_of(scope),
+        target=target_of(scope),
+    )
     chunks: list[bytes] = []
     try:
         http.check_declared_length(request.headers.get("content-length"))
@@ -186,6 +193,17 @@ async def read(scope: Scope, receive: Receive) -> http.Request | None:
     else:
         request.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     return request
+
+
+def peer_of(scope: Scope) -> str:
+    """The address at the other end; a Unix socket has none."""
+    client = scope.get("client")
+    return str(client[0] or "") if client else ""
+
+
+def target_of(scope: Scope) -> tuple[Any, ...]:
+    """All that the request's URL is made of beside headers."""
+    return scope["path"], scope.get("root_path"), scope.get("scheme"), tuple(scope.get("server") or ())
 
 
 async def disconnected(receive: Receive) -> None:

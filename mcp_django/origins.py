@@ -106,6 +106,14 @@ def origin_allowed(origin: str, host: str, *, secure: bool) -> bool:
     return False
 
 
+def is_same_origin(request: Request) -> bool:
+    """Whether no browser page of another origin has sent this, as far as the browser says (Fetch Metadata)."""
+    origin = request.headers.get("origin")
+    if origin is not None:
+        return origin == f"{scheme_of(request)}://{host_of(request)}"
+    return request.headers.get("sec-fetch-site", "none") in ("same-origin", "none")
+
+
 def add_cors(response: Response, origin: str) -> None:
     """Let the page at ``origin`` read the response, the session id included."""
     response.headers += [

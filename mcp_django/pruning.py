@@ -15,7 +15,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from django.db import OperationalError, connections, transaction
+from django.apps import apps
+from django.db import OperationalError, connections, router, transaction
 from django.db.models import Model
 from django.utils import timezone
 
@@ -44,6 +45,7 @@ class Pruned:
     client_requests: int = 0
     cancellations: int = 0
     handles: int = 0
+    tokens: int = 0
     processes: int = 0
 
     def __str__(self) -> str:
@@ -87,6 +89,7 @@ class Leavings:
     stray: Any
     cancellations: Any
     handles: Any
+    tokens: Any
     processes: Any
 
     @classmethod
@@ -97,7 +100,8 @@ class Leavings:
         before = now - retention
         return cls(
             overdue=Session.objects.using(using).overdue(now),
-            sessions=Session.objects.using(using).over_before(now - mcp_settings.TOMBSTONE_RETENTION),
+            sessions=Session.objects.using(using).over_before(now - mcp_settings.TOMBSTONE_RETENTION)
+            | Session.objects.using(using).left_half_open(now),
             finished=Stream.objects.using(using).finished_before(before),
             # Not as soon as the lease has run out: a stream whose producer died is kept as long as one that is
             # finished, and after an outage of the database every lease has run out while its process lives.
@@ -107,6 +111,7 @@ class Leavings:
             stray=Event.objects.using(using).stray(before),
             cancellations=Cancellation.objects.using(using).made_before(before),
             handles=StoredHandle.objects.using(using).expired(now),
+            tokens=tokens_over_before(now - mcp_settings.TOMBSTONE_RETENTION),
             # Never before its streams: a process without a row counts as dead.
             processes=Process.objects.using(using).silent_for(Process.LEASE + max(PROCESS_RETENTION, retention)),
         )
@@ -130,8 +135,17 @@ class Leavings:
             ).count(),
             cancellations=(self.cancellations | cancellations).count(),
             handles=self.handles.count(),
+            tokens=self.tokens.count() if self.tokens is not None else 0,
             processes=self.processes.count(),
         )
+
+
+def tokens_over_before(moment: datetime) -> Any:
+    """Tokens that were revoked or expired before ``moment``; None where their app is not installed."""
+    if not apps.is_installed("mcp_django.tokens"):
+        return None
+    tokens: Any = apps.get_model("mcp_tokens", "Token")
+    return tokens.objects.using(router.db_for_write(tokens)).over_before(moment)
 
 
 class _Run:
@@ -160,6 +174,10 @@ class _Run:
             self._commit(partial(self._delete_sessions, page))
         for page in self._pages(left.handles):
             self._commit(partial(self._delete_handles, page))
+        if left.tokens is not None:
+            # By the ORM, as with sessions; they may be in a database of their own.
+            _total, deleted = left.tokens.delete()
+            self.counts["tokens"] += deleted.get(left.tokens.model._meta.label, 0)
         for page in self._pages(left.processes):
             self._commit(partial(self._delete_rows, "processes", left.processes, page))
 

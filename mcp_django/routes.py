@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from django.urls import Resolver404, ResolverMatch, URLPattern, URLResolver, resolve
+from django.conf import settings
+from django.urls import Resolver404, ResolverMatch, URLPattern, URLResolver, get_resolver, resolve
 
-from mcp_django.server import MCPServer
+from mcp_django.server import MCPServer, autodiscover
 
 
 def last_segment(path: str) -> str:
@@ -25,6 +26,14 @@ def mcp_routes(resolver: URLResolver, prefix: str = "") -> Iterator[tuple[str, M
             server = server_of(pattern.callback)
             if server is not None:
                 yield route, server
+
+
+def served() -> list[MCPServer]:
+    """The servers that the project has URLs for."""
+    if not getattr(settings, "ROOT_URLCONF", None):
+        return []
+    autodiscover()
+    return list(dict.fromkeys(server for _route, server in mcp_routes(get_resolver())))
 
 
 def server_of(view: Any) -> MCPServer | None:

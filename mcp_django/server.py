@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
@@ -19,7 +19,8 @@ from django.utils.functional import cached_property
 from django.utils.module_loading import autodiscover_modules
 
 from mcp_django import notices
-from mcp_django.auth import Authenticator, default_authenticators
+from mcp_django.access import Permission, scope_set
+from mcp_django.auth import Authenticator, Public, default_authenticators, made
 from mcp_django.handlers import Enabled, Handler, Kind, Registration, no_bare_decorator, registrations_of
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ class MCPServer:
             ends its sessions.
         server_name: what clients are told as the server's name; ``name`` by default.
         title, version, description, instructions, website_url, icons: what clients are told about the server.
-        authenticators: who may come in; those of ``MCP_DJANGO_AUTHENTICATORS`` by default.
+        authenticators: who may come in, each an instance, a class or a dotted path; those of
+            ``MCP_DJANGO_AUTHENTICATORS`` by default.
+        scopes: which every caller whose credentials are limited by scopes must have.
         cache_ttl: how long clients of 2026-07-28 may go on with the lists of tools, resources and prompts before they
             ask again; by default they ask every time.
         stateless: whether the revision without sessions, 2026-07-28, is served. If not, clients that know both go on
@@ -67,7 +70,8 @@ class MCPServer:
         instructions: str | None = None,
         website_url: str | None = None,
         icons: list[Icon] | None = None,
-        authenticators: Sequence[Authenticator] | None = None,
+        authenticators: Sequence[Authenticator | type[Authenticator] | str] | None = None,
+        scopes: Collection[str] = (),
         cache_ttl: timedelta = timedelta(0),
         stateless: bool = True,
     ) -> None:
@@ -86,7 +90,8 @@ class MCPServer:
         self.cache_ttl = cache_ttl
         self.stateless = stateless
         self.extensions: list[Extension] = []
-        self._authenticators = tuple(authenticators) if authenticators is not None else None
+        self.scopes = scope_set(f"Server {name!r}", scopes)
+        self._own_authenticators = authenticators
         self._registrations: dict[tuple[str, str], Registration] = {}
         self._kernel: Kernel | None = None
         _servers[name] = self
@@ -108,9 +113,37 @@ class MCPServer:
         }
 
     @property
+    def all_scopes(self) -> frozenset[str]:
+        """The scopes that it, or anything registered on it, wants of callers."""
+        autodiscover()
+        return self.scopes.union(*(each.options.get("scopes") or () for each in self._registrations.values()))
+
+    @property
     def authenticators(self) -> tuple[Authenticator, ...]:
-        """What recognises callers, in order."""
-        return self._authenticators if self._authenticators is not None else default_authenticators()
+        """What recognises callers, in order.
+
+        Raises:
+            ImproperlyConfigured: something else was named.
+        """
+        return self._authenticators if self._own_authenticators is not None else default_authenticators()
+
+    @cached_property
+    def _authenticators(self) -> tuple[Authenticator, ...]:
+        # Not before the first use: a path may lead to models, and servers are made while apps are loading.
+        return tuple(made(authenticator) for authenticator in self._own_authenticators or ())
+
+    @property
+    def registrations(self) -> list[Registration]:
+        """What was registered, in order."""
+        return list(self._registrations.values())
+
+    @property
+    def is_public(self) -> bool:
+        """Whether callers without credentials are let in: because of ``public``, or, as with ``ALLOWED_HOSTS``, because
+        the project names nobody and is under development."""
+        if not self.authenticators:
+            return bool(settings.DEBUG)
+        return any(isinstance(authenticator, Public) for authenticator in self.authenticators)
 
     # Registration
 
@@ -126,6 +159,9 @@ class MCPServer:
         structured_output: bool | None = None,
         input_schema: dict[str, Any] | None = None,
         enabled: Enabled | None = None,
+        permission: Permission | None = None,
+        scopes: Collection[str] = (),
+        atomic: bool | str = False,
     ) -> Callable[[FunctionT], FunctionT]:
         """Register a function as a tool. Its parameters become the input schema, its return type the output's.
 
@@ -136,6 +172,12 @@ class MCPServer:
                 the function's signature.
             enabled: a function, sync or async, that says whether the tool is offered at the moment, to whomever;
                 always by default. One that is not offered is listed nowhere, and a call of it finds no such tool.
+            permission: who is offered the tool: whoever has this Django permission (``"library.view_report"``), or
+                those of whom a function, sync or async, says so: it is given the user.
+            scopes: what credentials that are limited by scopes must have. A caller who could get them (OAuth) is
+                shown the tool, and a call is answered with 403 and what it lacks; to others there is no such tool.
+            atomic: run the tool in a transaction, which is rolled back if it fails; True for the default database, or
+                its alias. Only for sync functions.
         """
         options = {
             "name": name,
@@ -147,6 +189,9 @@ class MCPServer:
             "structured_output": structured_output,
             "input_schema": input_schema,
             "enabled": enabled,
+            "permission": permission,
+            "scopes": scopes,
+            "atomic": atomic,
         }
         return self._decorator("tool", name, options)
 
@@ -163,12 +208,14 @@ class MCPServer:
         meta: dict[str, Any] | None = None,
         cache_ttl: timedelta | None = None,
         enabled: Enabled | None = None,
+        permission: Permission | None = None,
+        scopes: Collection[str] = (),
     ) -> Callable[[FunctionT], FunctionT]:
         """Register a function as a resource, or as a template if ``uri`` has ``{variables}`` (RFC 6570).
 
         Args:
             cache_ttl: how long clients of 2026-07-28 may go on with what they have read; by default they read anew.
-            enabled: see :meth:`tool`.
+            enabled, permission, scopes: see :meth:`tool`.
         """
         options = {
             "uri": uri,
@@ -181,6 +228,8 @@ class MCPServer:
             "meta": meta,
             "cache_ttl": cache_ttl,
             "enabled": enabled,
+            "permission": permission,
+            "scopes": scopes,
         }
         return self._decorator("resource", uri, options)
 
@@ -192,13 +241,23 @@ class MCPServer:
         description: str | None = None,
         icons: list[Icon] | None = None,
         enabled: Enabled | None = None,
+        permission: Permission | None = None,
+        scopes: Collection[str] = (),
     ) -> Callable[[FunctionT], FunctionT]:
         """Register a function as a prompt; it returns a string, a message, or a list of them.
 
         Args:
-            enabled: see :meth:`tool`.
+            enabled, permission, scopes: see :meth:`tool`.
         """
-        options = {"name": name, "title": title, "description": description, "icons": icons, "enabled": enabled}
+        options = {
+            "name": name,
+            "title": title,
+            "description": description,
+            "icons": icons,
+            "enabled": enabled,
+            "permission": permission,
+            "scopes": scopes,
+        }
         return self._decorator("prompt", name, options)
 
     def completion(self, misused: None = None) -> Callable[[FunctionT], FunctionT]:
@@ -251,7 +310,7 @@ class MCPServer:
                 f"{registration.place} was registered on server {self.name!r} after its first request. Register in "
                 "an app's mcp.py, which is imported in time."
             )
-        registration.check_enabled()
+        registration.check()
         place = (registration.kind, registration.key)
         other = self._registrations.get(place)
         if other is not None:
@@ -335,7 +394,7 @@ class MCPServer:
         # Imported here for the SDK's weight, see the module's docstring.
         from mcp_django.kernel import Kernel  # noqa: PLC0415
 
-        return Kernel(self, list(self._registrations.values()))
+        return Kernel(self, self.registrations)
 
     @cached_property
     def view(self) -> View:

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from mcp.shared.exceptions import UrlElicitationRequiredError
+from mcp.shared.exceptions import MCPError, UrlElicitationRequiredError
 from mcp_types import InputRequests, InputRequiredResult
 
 from mcp_django import jsonrpc, questions, rounds
 from mcp_django.auth import Principal
 from mcp_django.calls import Call, ResultT
+from mcp_django.conf import mcp_settings
 from mcp_django.exceptions import HandlerError
 from mcp_django.exchanges import Exchange
 from mcp_django.http import Request
@@ -81,6 +82,16 @@ class SessionCall(Call):
 
     def _check(self, method: str, params: Mapping[str, Any]) -> None:
         questions.check(self._session.capabilities, self._session.protocol_version, method, params)
+
+    def _check_limits(self) -> None:
+        super()._check_limits()
+        # This one is among them.
+        if len(self._session.calls) > mcp_settings.MAX_SESSION_CALLS:
+            raise MCPError(
+                jsonrpc.SERVER_BUSY,
+                f"The session has {mcp_settings.MAX_SESSION_CALLS} calls running, which is as many as it may "
+                "(MCP_DJANGO_MAX_SESSION_CALLS). Wait for one to end.",
+            )
 
     def _began(self) -> None:
         super()._began()

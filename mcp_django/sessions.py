@@ -23,7 +23,7 @@ from mcp_types import InitializeRequestParams
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION
 from pydantic import ValidationError
 
-from mcp_django import handshake, jsonrpc, signals, threads
+from mcp_django import handshake, jsonrpc, limits, signals, threads
 from mcp_django.auth import Principal
 from mcp_django.conf import mcp_settings
 from mcp_django.exceptions import SessionNotFound, StoreUnavailable
@@ -89,7 +89,7 @@ class Sessions:
             the new session's id and the result for the client. The row is committed by then.
 
         Raises:
-            StoreUnavailable: no session was made.
+            StoreUnavailable, TooManySessions: no session was made.
             MCPError, ValidationError: the params are wrong, or a handler's hook refused.
         """
         visit = Visit(kernel, secrets.token_urlsafe(32), principal, http)
@@ -288,7 +288,9 @@ def new_record(visit: Visit, params: dict[str, Any], client_params: InitializeRe
         client_version=cleaned(client_params.client_info.version, 50),
         created_at=now,
         last_seen_at=now,
-        expires_at=now + mcp_settings.SESSION_TTL,
+        # Whoever never comes back after initialize has left a session half open.
+        expires_at=now + min(mcp_settings.HALF_OPEN_TTL, mcp_settings.SESSION_TTL),
+        quota=limits.quota_of(limits.caller_of(visit.principal, visit.http)),
         last_process=this_process(),
         tools_fingerprint=visit.kernel.fingerprint,
     )

@@ -59,6 +59,7 @@ class SessionRecord:
     last_seen_at: datetime
     expires_at: datetime
     last_process: uuid.UUID | None
+    quota: str = ""
     log_level: str = ""
     subscriptions_json: str = "[]"
     status: str = "active"
@@ -84,7 +85,12 @@ class SessionStore(Protocol):
     """Whether sessions outlive this process."""
 
     async def create(self, record: SessionRecord) -> None:
-        """Keep a new session; once this returns, any process finds it."""
+        """Keep a new session; once this returns, any process finds it. If its caller (``record.quota``) has more than
+        it may (:func:`mcp_django.quotas.limit_of`), those go that were idle for longest.
+
+        Raises:
+            TooManySessions: none of them is idle, and the new one is not kept.
+        """
 
     async def head(self, digest: str) -> SessionHead | None:
         """The part that requests are checked against; None if there is no such session."""

@@ -78,7 +78,14 @@ def patterns_of(server: MCPServer) -> list[URLPattern]:
 def adapted(request: HttpRequest) -> http.Request:
     """Django's request as the endpoint takes it."""
     streams = isinstance(request, ASGIRequest)
-    adapted = http.Request(request.method or "", raw_headers(request), b"", lambda body: request, streams=streams)
+    adapted = http.Request(
+        request.method or "",
+        raw_headers(request),
+        b"",
+        lambda body: request,
+        streams=streams,
+        peer=request.META.get("REMOTE_ADDR") or "",
+    )
     try:
         http.check_declared_length(request.META.get("CONTENT_LENGTH") or None)
         adapted.body = body_of(request)

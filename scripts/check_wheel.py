@@ -32,7 +32,9 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.sessions",
     "mcp_django",
+    "mcp_django.tokens",
 ]
+MCP_DJANGO_AUTHENTICATORS = ["mcp_django.tokens.BearerTokens", "mcp_django.auth.public"]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
@@ -72,7 +74,7 @@ from django.core.management import call_command
 from django.test import Client
 
 call_command("migrate", verbosity=0)
-call_command("makemigrations", "mcp_django", "--check", "--dry-run")
+call_command("makemigrations", "mcp_django", "mcp_tokens", "--check", "--dry-run")
 
 import project
 from mcp_django.models import Session

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 
+from demo_project.oauth.settings import OAUTH2_PROVIDER as OAUTH2_PROVIDER
 from demo_project.settings import *
 from demo_project.settings import BASE_DIR, DATABASES
+from demo_project.settings import INSTALLED_APPS as DEMO_APPS
+
+# The tables of the demo's profile with OAuth. Its URLs are without it; the tests of OAuth have some of their own.
+INSTALLED_APPS = [*DEMO_APPS, "demo_project.oauth", "oauth2_provider", "rest_framework.authtoken"]
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 

@@ -166,6 +166,7 @@ class Loan(models.Model):
 
     class Meta:
         ordering = ["-borrowed_at"]
+        permissions = [("view_report", "Can view the report on loans")]
 
     def __str__(self) -> str:
         return f"{self.book.title}, {self.member.card}"

@@ -18,7 +18,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
 from mcp_django.admin.redaction import digested
-from mcp_django.models import DIGEST_LENGTH, Session
+from mcp_django.models import DIGEST_LENGTH
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise
@@ -51,6 +51,8 @@ class EndingAdmin(ModelAdmin):
     large_columns: ClassVar[tuple[str, ...]]
     end_action: ClassVar[str]
     """The name of the action, which calls :meth:`end_selected`."""
+    end_button: ClassVar[_StrOrPromise] = _("End %(name)s")
+    end_confirmed: ClassVar[_StrOrPromise] = _("Yes, end")
 
     list_select_related = ["owner"]
     show_full_result_count = False
@@ -131,7 +133,9 @@ class EndingAdmin(ModelAdmin):
     # One row
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> Any:
-        context["can_end"] = self.is_active(context["original"]) and self.has_end_permission(request)
+        row = context.get("original")
+        context["can_end"] = row is not None and self.is_active(row) and self.has_end_permission(request)
+        context["end_button"] = self.end_button % {"name": self.opts.verbose_name}
         context["end_action"] = self.end_action
         context["action_checkbox_name"] = ACTION_CHECKBOX_NAME
         return super().render_change_form(request, context, *args, **kwargs)
@@ -144,7 +148,7 @@ class EndingAdmin(ModelAdmin):
 
     def end_selected(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
         """Ask, then end those of the selected rows that are still active."""
-        active = queryset.using(router.db_for_write(Session)).active()
+        active = queryset.using(router.db_for_write(self.model)).active()
         ended = 0
         if request.POST.get("post"):
             ended = self._end(active, request.user)
@@ -168,6 +172,7 @@ class EndingAdmin(ModelAdmin):
             "select_across": request.POST.get("select_across") == "1",
             "action_checkbox_name": ACTION_CHECKBOX_NAME,
             "end_action": self.end_action,
+            "end_confirmed": self.end_confirmed,
         }
         return TemplateResponse(request, "admin/mcp_django/end_confirmation.html", context)
 
@@ -182,6 +187,6 @@ class EndingAdmin(ModelAdmin):
         return ended
 
 
-def log(user: Any, rows: list[Any], flag: int) -> None:
+def log(user: Any, rows: list[Any], flag: int, text: str = "Ended.") -> None:
     """Write into the admin's log that rows were ended."""
-    LogEntry.objects.log_actions(user.pk, rows, flag, "Ended.")
+    LogEntry.objects.log_actions(user.pk, rows, flag, text)

@@ -13,8 +13,8 @@ from mcp_django.models import digest_of
 REDACTED: Final = "[redacted]"
 MAX_SHOWN: Final = 8_000
 
-# secrets.token_urlsafe(32), as sessions are named.
-RAW_ID: Final = re.compile(r"(?<![\w-])[\w-]{43}(?![\w-])", re.ASCII)
+# secrets.token_urlsafe(32), as sessions are named, and, behind a prefix, bearer tokens.
+RAW_ID: Final = re.compile(r"(?<![\w-])(?:mcpt_)?[\w-]{43}(?![\w-])", re.ASCII)
 # As mcp_django.Handle.create() makes them.
 HANDLE: Final = re.compile(r"(?<![\w-])[a-z][a-z0-9_]*-[A-Za-z0-9]{22,64}(?![\w-])", re.ASCII)
 LONG_WORD: Final = re.compile(r"[\w-]{43,}", re.ASCII)
@@ -27,7 +27,7 @@ SECRET_KEY: Final = re.compile(
 
 
 def digested(term: str) -> str:
-    """The digest of the session id or handle in ``term``, or ``term`` itself if there is none in it."""
+    """The digest of the session id, handle or token in ``term``, or ``term`` itself if there is none in it."""
     found = RAW_ID.search(term) or HANDLE.search(term)
     return digest_of(found[0]) if found else term
 

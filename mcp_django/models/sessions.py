@@ -54,6 +54,24 @@ class SessionQuerySet(models.QuerySet["Session"]):
         """Sessions that were over at ``moment``: ended, or past their expiry whether or not they are marked so."""
         return self.filter(Q(ended_at__lt=moment) | Q(expires_at__lt=moment))
 
+    def half_open(self, before: datetime) -> SessionQuerySet:
+        """Sessions that came into being before ``before`` and whose clients never said that they are initialized."""
+        return self.filter(initialized_at=None, created_at__lt=before)
+
+    def left_half_open(self, now: datetime) -> SessionQuerySet:
+        """Those of them that nobody used in time."""
+        return self.half_open(now).filter(expires_at__lt=now, last_seen_at=F("created_at"))
+
+    def of_quota(self, quota: str) -> SessionQuerySet:
+        """Sessions that count for one caller."""
+        return self.filter(quota=quota)
+
+    def idle(self) -> SessionQuerySet:
+        """Sessions without a stream that somebody reads or that a call still feeds, as far as rows tell."""
+        streams: Any = Session._meta.get_field("streams").related_model
+        at_work = streams.objects.filter(session_id=OuterRef("pk"), finished_at=None)
+        return self.filter(~Exists(at_work.filter(Q(standalone=False) | Q(reader__isnull=False))))
+
     def without_streams(self) -> SessionQuerySet:
         """Sessions that no stream belongs to."""
         streams: Any = Session._meta.get_field("streams").related_model
@@ -105,6 +123,15 @@ class Session(Stateful):
     principal = models.CharField(
         _("principal"), max_length=255, blank=True, help_text=_("Whom the session belongs to; empty if anonymous.")
     )
+    quota = models.CharField(
+        _("quota"),
+        max_length=64,
+        blank=True,
+        default="",
+        # Beside this code, that of the release before goes on to write rows.
+        db_default="",
+        help_text=_("For whom the session counts: a digest of the principal, or of an anonymous caller's address."),
+    )
     initialize_params_json = models.TextField(_("initialize params"))
     protocol_version = models.CharField(_("protocol version"), max_length=20)
     client_name = models.CharField(_("client"), max_length=100, blank=True)
@@ -137,6 +164,7 @@ class Session(Stateful):
             # sessions is also asked to be active, and read every active row.
             models.Index(fields=["expires_at", "status"], name="mcp_session_expiry"),
             models.Index(fields=["owner", "status"], name="mcp_session_owner"),
+            models.Index(fields=["quota", "status", "expires_at"], name="mcp_session_quota"),
         ]
 
     def __str__(self) -> str:

@@ -50,7 +50,7 @@ class Preparation(TestCase):
         assert "0pen-sesame" not in prepare(DEMO_ADMIN_PASSWORD="0pen-sesame")
         assert get_user_model().objects.get(username="admin").check_password("0pen-sesame")
 
-    def test_it_prints_both_endpoints_and_configurations_to_paste(self) -> None:
+    def test_it_prints_the_endpoints_and_configurations_to_paste(self) -> None:
         output = prepare()
         assert "http://127.0.0.1:8123/mcp " in output
         assert "http://127.0.0.1:8123/everything/mcp " in output
@@ -58,6 +58,15 @@ class Preparation(TestCase):
         for configuration in clients.configurations("http://127.0.0.1:8123")[1:]:
             (servers,) = json.loads(configuration.text).values()
             assert servers["library"] == {"type": "http", "url": "http://127.0.0.1:8123/mcp"}
+
+    def test_it_says_how_to_come_in_to_the_members_server(self) -> None:
+        output = prepare()
+        assert "http://127.0.0.1:8123/members/mcp " in output
+        assert "manage.py mcptoken create admin" in output
+        assert 'members http://127.0.0.1:8123/members/mcp --header "Authorization: Bearer TOKEN"' in output
+        for configuration in clients.configurations("http://127.0.0.1:8123")[1:]:
+            (servers,) = json.loads(configuration.text).values()
+            assert servers["members"]["headers"] == {"Authorization": "Bearer TOKEN"}
 
 
 class Port(TestCase):
@@ -77,6 +86,8 @@ class Pages(TestCase):
     def test_the_home_page_names_the_endpoints_under_the_host_it_was_asked_for(self) -> None:
         response = self.client.get("/", headers={"host": "localhost:8123"})
         self.assertContains(response, "http://localhost:8123/everything/mcp")
+        self.assertContains(response, "http://localhost:8123/members/mcp")
+        self.assertContains(response, "manage.py mcptoken create admin")
         self.assertContains(response, "claude mcp add --transport http library http://localhost:8123/mcp")
         self.assertNotContains(response, "<script")
 

@@ -17,6 +17,10 @@ ROOT_URLCONF = "tests.live.urls"
 MCP_DJANGO_STORE_TIMEOUT = float(os.environ.get("LIVE_STORE_TIMEOUT", "20"))
 if STREAM_RETENTION := os.environ.get("LIVE_STREAM_RETENTION"):
     MCP_DJANGO_STREAM_RETENTION = timedelta(seconds=float(STREAM_RETENTION))
+if TRUSTED_PROXIES := os.environ.get("LIVE_TRUSTED_PROXIES"):
+    MCP_DJANGO_TRUSTED_PROXIES = TRUSTED_PROXIES.split(",")
+if ADDRESS_SESSIONS := os.environ.get("LIVE_ADDRESS_SESSIONS"):
+    MCP_DJANGO_MAX_ADDRESS_SESSIONS = int(ADDRESS_SESSIONS)
 
 # What is written here is searched for session ids and tokens: DEBUG shows the worst.
 LOGGING = {

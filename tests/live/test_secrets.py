@@ -10,7 +10,7 @@ import pytest
 from tests.live.app import TOKEN_PREFIX
 from tests.live.databases import Database
 from tests.live.fixtures import Serve
-from tests.live.servers import ENTRIES, KINDS, Server, one_by_default
+from tests.live.servers import ENTRIES, KINDS, Server, manage, one_by_default
 from tests.live.wire import EVERYTHING, LIVE, Client, RPCError
 
 pytestmark = pytest.mark.live
@@ -69,7 +69,10 @@ def test_no_session_id_and_no_token_is_logged_or_stored(
 ) -> None:
     # Tools that fail log their traceback; every logger writes at DEBUG (tests/live/settings.py).
     server = serve(kind, entry, may_log_tracebacks=True)
-    clients = [use(server, path, f"{TOKEN_PREFIX}{uuid.uuid4().hex}") for path in (EVERYTHING, LIVE)]
+    clients = [
+        use(server, EVERYTHING, made_token(database)),
+        use(server, LIVE, f"{TOKEN_PREFIX}{uuid.uuid4().hex}"),
+    ]
     server.restart()
     for client in clients:
         client.request("ping")
@@ -88,6 +91,13 @@ def test_no_session_id_and_no_token_is_logged_or_stored(
     for table, text in contents(database):
         for secret in server.secrets:
             assert secret not in text, f"a session id or a token is stored in {table}"
+
+
+def made_token(database: Database) -> str:
+    """A token of the demo's, for a user of its own."""
+    name = f"user-{uuid.uuid4().hex[:12]}"
+    manage(database.url, "createsuperuser", "--noinput", "--username", name, "--email", f"{name}@example.com")
+    return manage(database.url, "mcptoken", "create", name).splitlines()[-1]
 
 
 def contents(database: Database) -> Iterator[tuple[str, str]]:

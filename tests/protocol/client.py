@@ -340,7 +340,12 @@ class Client:
         slow: bool = False,
     ) -> Exchange:
         """Begin a request; a list of bodies arrives in as many pieces."""
-        scope = {
+        scope = self.scope(method, raw(headers or {}), query)
+        return Exchange(self.application, scope, [body] if isinstance(body, bytes) else body, slow=slow)
+
+    def scope(self, method: str, headers: list[tuple[bytes, bytes]], query: bytes = b"") -> dict[str, Any]:
+        """What an ASGI server says of a request."""
+        return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": "1.1",
@@ -350,11 +355,10 @@ class Client:
             "raw_path": (self.root_path + self.path).encode(),
             "root_path": self.root_path,
             "query_string": query,
-            "headers": raw(headers or {}),
+            "headers": headers,
             "client": ("127.0.0.1", 50000),
             "server": ("127.0.0.1", 80),
         }
-        return Exchange(self.application, scope, [body] if isinstance(body, bytes) else body, slow=slow)
 
     async def request(
         self,

@@ -17,7 +17,8 @@ from mcp_django import streams
 from mcp_django.asgi import Application
 from mcp_django.models import Event, Process, Session, StoredHandle, Topic
 from mcp_django.wakeups import Wakeups
-from tests.protocol import processes
+from tests.protocol import auth_servers, processes
+from tests.protocol.auth_servers import Grant
 from tests.protocol.client import Client
 from tests.protocol.entries import ENTRIES, Entry, application_of
 from tests.protocol.layers import Broker
@@ -84,12 +85,21 @@ def project(transactional_db: None, settings: Settings) -> Iterator[None]:
 
 def watchers() -> set[threading.Thread]:
     """The threads that look after streams; another package's tests may have left some."""
-    return {thread for thread in threading.enumerate() if thread.name == "mcp-django-watcher"}
+    names = ("mcp-django-watcher", "mcp-django-patrol")
+    return {thread for thread in threading.enumerate() if thread.name in names}
 
 
 @pytest.fixture
 def stage() -> Stage:
     return the_stage
+
+
+@pytest.fixture
+def granted() -> Iterator[dict[str, Grant]]:
+    """The tokens that the servers with closed doors know."""
+    auth_servers.granted.clear()
+    yield auth_servers.granted
+    auth_servers.granted.clear()
 
 
 @pytest.fixture

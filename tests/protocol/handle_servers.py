@@ -8,11 +8,12 @@ from typing import Any, TypedDict
 from pydantic import BaseModel
 
 from mcp_django import Context, Handle, Handler, MCPServer, tool
+from mcp_django.auth import public
 from tests.protocol.servers import Bearer, Value
 from tests.protocol.stage import stage
 
-first = MCPServer("handles", authenticators=[Bearer()])
-second = MCPServer("handles-second", authenticators=[Bearer()])
+first = MCPServer("handles", authenticators=[Bearer(), public])
+second = MCPServer("handles-second", authenticators=[Bearer(), public])
 both = (first, second)
 
 

@@ -17,7 +17,7 @@ from time import monotonic
 
 from django.db.models.functions import Now
 
-from mcp_django import notices, processes, sessions, streams
+from mcp_django import notices, patrol, processes, sessions, streams
 from mcp_django.batches import Change
 from mcp_django.models import Process
 from mcp_django.sessions import Sessions
@@ -139,6 +139,7 @@ def write_all() -> None:
 def forget() -> None:
     """This process begins anew: no live session, no id, no thread that looks after streams."""
     stop_heartbeat()
+    patrol.stop()
     leave_streams()
     while _left:
         left = _left.pop()

@@ -26,12 +26,13 @@ from mcp_types import (
 from pydantic import BaseModel, Field
 
 from mcp_django import Context, Handler, MCPServer, prompt, resource, tool
+from mcp_django.auth import public
 from tests.protocol.servers import Bearer
 from tests.protocol.stage import stage
 
-asking = MCPServer("protocol-asking", version="2.0", authenticators=[Bearer()])
-cached = MCPServer("protocol-cached", authenticators=[], cache_ttl=timedelta(minutes=5))
-handshake_only = MCPServer("protocol-handshake-only", authenticators=[], stateless=False)
+asking = MCPServer("protocol-asking", version="2.0", authenticators=[Bearer(), public])
+cached = MCPServer("protocol-cached", authenticators=[public], cache_ttl=timedelta(minutes=5))
+handshake_only = MCPServer("protocol-handshake-only", authenticators=[public], stateless=False)
 
 
 class Value(TypedDict):

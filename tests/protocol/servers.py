@@ -21,7 +21,7 @@ from mcp_types import Completion, SamplingMessage, TextContent, Tool
 from pydantic import BaseModel
 
 from mcp_django import Authenticator, Context, Handler, MCPServer, Principal, RestoreMarker, prompt, resource, tool
-from mcp_django.auth import DjangoLogin
+from mcp_django.auth import DjangoLogin, public
 from mcp_django.exceptions import ClientCannot, HandlerError
 from tests.protocol.stage import SECONDS, stage
 
@@ -50,13 +50,13 @@ main = MCPServer(
     version="1.2.3",
     description="One of everything.",
     instructions="Call what you like.",
-    authenticators=[Bearer()],
+    authenticators=[Bearer(), public],
 )
-other = MCPServer("protocol-other", authenticators=[Bearer()])
-site = MCPServer("protocol-site", authenticators=[DjangoLogin()])
-empty = MCPServer("protocol-empty", authenticators=[])
-long_lists = MCPServer("protocol-long-lists", authenticators=[])
-switching = MCPServer("protocol-switching", authenticators=[Bearer()])
+other = MCPServer("protocol-other", authenticators=[Bearer(), public])
+site = MCPServer("protocol-site", authenticators=[DjangoLogin(), public])
+empty = MCPServer("protocol-empty", authenticators=[public])
+long_lists = MCPServer("protocol-long-lists", authenticators=[public])
+switching = MCPServer("protocol-switching", authenticators=[Bearer(), public])
 
 
 # Tools

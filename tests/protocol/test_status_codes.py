@@ -205,13 +205,14 @@ async def test_the_owner_is_written_down(alice: Client) -> None:
     assert (await session.call("facts"))["user"] == "alice"
 
 
-async def test_a_user_who_is_gone_leaves_sessions_that_are_still_only_theirs(alice: Client, bob: Client) -> None:
+async def test_the_sessions_of_a_user_who_is_gone_are_over_for_everybody(alice: Client, bob: Client) -> None:
     user = await User.objects.acreate(username="alice")
     session = await alice.open()
     await user.adelete()
-    assert (await Row.objects.aget()).owner_id is None
-    assert (await session.call("facts"))["user"] == ""
-    assert (await session.of(bob).request("ping")).status == 404
+    row = await Row.objects.aget()
+    assert (row.owner_id, row.status) == (None, Row.Status.TERMINATED)
+    for client in (alice, bob):
+        assert (await session.of(client).request("ping")).status == 404
 
 
 # The end

@@ -9,7 +9,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.urls import include, path, re_path
 
-from tests.protocol import handle_servers, round_servers, servers
+from tests.protocol import auth_servers, handle_servers, rest_framework_views, round_servers, servers
 from tests.protocol.stage import stage
 
 
@@ -43,6 +43,17 @@ urlpatterns = [
     path("asking/", include(round_servers.asking.urls)),
     path("cached/", include(round_servers.cached.urls)),
     path("handshake-only/", include(round_servers.handshake_only.urls)),
+    path("closed/", include(auth_servers.closed.urls)),
+    path("opened/", include(auth_servers.opened.urls)),
+    path("scoped/", include(auth_servers.scoped.urls)),
+    path("unnamed/", include(auth_servers.unnamed.urls)),
+    path("logins/", include(auth_servers.logins.urls)),
+    path("logins-only/", include(auth_servers.logins_only.urls)),
+    path("scoped-functions/", include(auth_servers.scoped_functions.urls)),
+    path("guarded-things/", include(auth_servers.guarded.urls)),
+    path("atomic/", include(auth_servers.atomic.urls)),
+    path("rest/", include(rest_framework_views.rest.urls)),
+    path("rest/users", rest_framework_views.users),
     path("handles/", include(handle_servers.first.urls)),
     path("handles-second/", include(handle_servers.second.urls)),
     path("deep/er/<str:tenant>/", include(servers.main.urls)),

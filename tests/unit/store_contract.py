@@ -142,6 +142,38 @@ class StoreContract(StateContract):
         found = await asyncio.gather(*(store.heads(digests) for digests in wanted))
         assert [set(heads) for heads in found] == wanted
 
+    # Quotas
+
+    async def live_of(self, store: SessionStore, made: list[SessionRecord]) -> list[bool]:
+        heads = await store.heads([record.digest for record in made])
+        now = timezone.now()
+        return [record.digest in heads and heads[record.digest].is_live(now) for record in made]
+
+    @override_settings(MCP_DJANGO_MAX_PRINCIPAL_SESSIONS=3, MCP_DJANGO_MAX_ADDRESS_SESSIONS=2)
+    @pytest.mark.parametrize(("principal", "limit"), [("user:1", 3), ("", 2)], ids=["principal", "address"])
+    async def test_of_a_caller_with_too_many_sessions_the_one_unused_for_longest_ends(
+        self, store: SessionStore, principal: str, limit: int
+    ) -> None:
+        start = timezone.now() - timedelta(hours=2)
+        at = [start + timedelta(minutes=number) for number in range(limit + 2)]
+        made = [
+            await created(store, principal=principal, quota="caller", now=moment, initialized_at=moment)
+            for moment in at[:limit]
+        ]
+        others = [await created(store, principal=principal, quota="another caller"), await created(store)]
+        await self.touched(store, made[0].digest, at[-1], at[-1] + records.TTL)
+        made.append(await created(store, principal=principal, quota="caller"))
+        assert await self.live_of(store, made) == [True, False, *[True] * (limit - 1)]
+        assert await self.live_of(store, others) == [True, True]
+
+    @override_settings(MCP_DJANGO_MAX_ADDRESS_SESSIONS=2)
+    async def test_one_that_was_left_half_open_goes_before_one_in_use(self, store: SessionStore) -> None:
+        ago = timezone.now() - timedelta(hours=1)
+        used = await created(store, quota="caller", now=ago, initialized_at=ago)
+        half_open = await created(store, quota="caller", now=ago + timedelta(minutes=30))
+        new = await created(store, quota="caller")
+        assert await self.live_of(store, [used, half_open, new]) == [True, False, True]
+
     # Touch
 
     async def touched(self, store: SessionStore, digest: str, seen_at: Any, expires_at: Any) -> None:

@@ -21,7 +21,8 @@ from tests.unit import records
 from tests.unit.test_import import modules_after, of_the_sdk
 
 SUMMARY = (
-    "expired: 1, sessions: 1, streams: 0, events: 0, client requests: 0, cancellations: 0, handles: 1, processes: 0"
+    "expired: 1, sessions: 1, streams: 0, events: 0, client requests: 0, cancellations: 0, handles: 1, tokens: 0, "
+    "processes: 0"
 )
 
 
@@ -38,7 +39,7 @@ def rows() -> None:
     """A session to delete, one to mark, one to leave alone; a handle to delete, one to leave alone."""
     now = timezone.now()
     records.row(status="terminated", ended_at=now - timedelta(days=8))
-    records.row(expires_at=now - timedelta(minutes=1))
+    records.row(expires_at=now - timedelta(minutes=1), initialized_at=now - timedelta(hours=1))
     records.row()
     records.handle_row(expires_at=now)
     records.handle_row()

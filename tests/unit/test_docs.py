@@ -19,12 +19,13 @@ import pytest
 from django.dispatch import Signal
 
 import mcp_django
-from mcp_django import checks, conf, context, exceptions, handlers, handles, signals, state
+from mcp_django import conf, context, exceptions, handlers, handles, signals, state
 from scripts.conformance import LEGS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+TOP_PAGES = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")]
+PAGES = [*TOP_PAGES, *sorted(DOCS.glob("*.md"))]
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE_SPAN = re.compile(r"`([^`\n]+)`")
@@ -41,8 +42,12 @@ def text_of(page: Path) -> str:
     return page.read_text(encoding="utf-8")
 
 
-def code_blocks(page: Path, language: str) -> list[str]:
-    return [code for found, code in FENCE.findall(text_of(page)) if found == language]
+def code_blocks(page: Path, language: str, section: str = "") -> list[str]:
+    """The code of a page, or of one of its sections."""
+    text = text_of(page)
+    if section:
+        text = re.split("^## ", text.partition(f"\n## {section}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    return [code for found, code in FENCE.findall(text) if found == language]
 
 
 def prose_of(page: Path) -> str:
@@ -100,8 +105,9 @@ def test_no_page_names_a_setting_that_does_not_exist(page: Path) -> None:
 
 
 def test_the_checks_page_has_every_check() -> None:
+    code = "".join(text_of(module) for module in (ROOT / "mcp_django").rglob("*.py"))
     documented = re.findall(r"^\| (mcp_django\.[EW]\d{3}) \|", text_of(DOCS / "checks.md"), re.MULTILINE)
-    assert sorted(documented) == sorted(set(CHECK_ID.findall(inspect.getsource(checks))))
+    assert sorted(documented) == sorted(set(CHECK_ID.findall(code)))
 
 
 @pytest.mark.parametrize("name", mcp_django.__all__)
@@ -193,10 +199,10 @@ def test_the_index_names_every_page() -> None:
 # The quickstart
 
 
-def quickstart() -> dict[str, str]:
-    """The README's code by file; each block says in its first line where it belongs."""
+def files_of(section: str) -> dict[str, str]:
+    """The code of a section of the README by file; each block says in its first line where it belongs."""
     files = {}
-    for code in code_blocks(ROOT / "README.md", "python"):
+    for code in code_blocks(ROOT / "README.md", "python", section):
         comment, _, rest = code.partition("\n")
         files[re.split("[,:]", comment.removeprefix("# "))[0]] = rest
     return files
@@ -207,7 +213,7 @@ def is_code(line: str) -> bool:
 
 
 def test_the_quickstart_has_less_than_thirty_lines_of_code() -> None:
-    files = quickstart()
+    files = files_of("Quickstart")
     del files["client.py"]
     assert sum(is_code(line) for code in files.values() for line in code.splitlines()) < 30
 
@@ -215,7 +221,7 @@ def test_the_quickstart_has_less_than_thirty_lines_of_code() -> None:
 def test_the_quickstart_works_and_so_do_the_tests_of_the_testing_page(tmp_path: Path) -> None:
     def run(*command: str) -> None:
         environment = {key: value for key, value in os.environ.items() if key != "DJANGO_SETTINGS_MODULE"}
-        environment["PYTHONPATH"] = str(ROOT)
+        environment |= {"PYTHONPATH": str(ROOT), "DJANGO_SUPERUSER_PASSWORD": "a-good-password"}
         done = subprocess.run(
             [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
         )
@@ -223,7 +229,7 @@ def test_the_quickstart_works_and_so_do_the_tests_of_the_testing_page(tmp_path: 
 
     run("-m", "django", "startproject", "project", ".")
     run("manage.py", "startapp", "library")
-    files = quickstart()
+    files = files_of("Quickstart")
     for name in ("settings", "urls"):
         with (tmp_path / f"project/{name}.py").open("a") as file:
             file.write(files[f"project/{name}.py"])
@@ -233,10 +239,28 @@ def test_the_quickstart_works_and_so_do_the_tests_of_the_testing_page(tmp_path: 
     entry.write_text(text_of(entry).replace(theirs, ours))
     for name in ("library/models.py", "library/mcp.py"):
         (tmp_path / name).write_text(files[name])
-    (tmp_path / "library/tests.py").write_text("\n\n".join(code_blocks(DOCS / "testing.md", "python")[:2]))
+    tests = code_blocks(DOCS / "testing.md", "python")
+    (tmp_path / "library/tests.py").write_text("\n\n".join(tests[:2]))
 
     run("manage.py", "makemigrations", "library")
     run("manage.py", "migrate")
     run("manage.py", "check", "--fail-level", "WARNING")
     run("manage.py", "test")
     run("-c", "import project.asgi")
+
+    for name, code in files_of("Who may come in").items():
+        with (tmp_path / name).open("a") as file:
+            file.write(f"\n\n{code}")
+    (tmp_path / "library/tests.py").write_text(tests[2])
+    run("manage.py", "migrate")
+    run("manage.py", "check", "--fail-level", "WARNING")
+    run("manage.py", "createsuperuser", "--username", "ann", "--email", "ann@example.com", "--no-input")
+    run("manage.py", "mcptoken", "create", "ann")
+    run("manage.py", "test")
+
+
+def test_the_documented_settings_for_oauth_are_those_of_the_demo_which_are_tested() -> None:
+    (shown,) = (code for code in code_blocks(DOCS / "authentication.md", "python") if "OAUTH2_PROVIDER = {" in code)
+    named: dict[str, Any] = {}
+    exec(shown, {"INSTALLED_APPS": []}, named)
+    assert named["OAUTH2_PROVIDER"] == import_module("demo_project.oauth.settings").OAUTH2_PROVIDER

@@ -14,6 +14,7 @@ from django.conf import settings
 import mcp_django
 
 PUBLIC = {
+    "AuthenticationFailed",
     "Authenticator",
     "Context",
     "Handle",

@@ -11,9 +11,9 @@ from django.db import connections
 from django.test import override_settings
 from django.utils import timezone
 
-from mcp_django.exceptions import HandlerError, SessionNotFound, StoreUnavailable
+from mcp_django.exceptions import HandlerError, SessionNotFound, StoreUnavailable, TooManySessions
 from mcp_django.memory import MemoryStore
-from mcp_django.models import Session
+from mcp_django.models import Session, Stream
 from mcp_django.store import ORMStore, session_store
 from mcp_django.testing import inline
 from tests.unit import records
@@ -49,6 +49,37 @@ class TestORMStore(StoreContract):
         head = await store.head(row.pk)
         assert head is not None
         assert head.status == "terminated"
+
+    @override_settings(MCP_DJANGO_MAX_ADDRESS_SESSIONS=5)
+    async def test_a_flood_of_new_sessions_leaves_no_more_rows_than_a_caller_may_have(self, store: ORMStore) -> None:
+        for _ in range(10):
+            await asyncio.gather(*(created(store, quota="flood") for _ in range(3)))
+        rows = await in_thread(lambda: list(Session.objects.of_quota("flood").values_list("status", flat=True)))
+        assert rows.count("active") == 5
+        assert len(rows) <= 2 * 5
+
+    @override_settings(MCP_DJANGO_MAX_ADDRESS_SESSIONS=2)
+    async def test_where_all_sessions_of_a_caller_are_at_work_there_is_no_room_for_another(
+        self, store: ORMStore
+    ) -> None:
+        working = [await created(store, quota="caller") for _ in range(2)]
+        for number, record in enumerate(working):
+            await in_thread(Stream.objects.create, pk=number, session_id=record.digest, method="tools/call")
+        with pytest.raises(TooManySessions):
+            await created(store, quota="caller")
+        await created(store, quota="another caller")
+        assert await in_thread(Session.objects.of_quota("caller").count) == 2
+        assert await self.live_of(store, working) == [True, True]
+        await in_thread(lambda: Stream.objects.update(finished_at=timezone.now()))
+        await created(store, quota="caller")
+        assert sorted(await self.live_of(store, working)) == [False, True]
+
+    @override_settings(MCP_DJANGO_MAX_ADDRESS_SESSIONS=2)
+    async def test_rows_of_sessions_that_are_over_make_room_for_new_ones(self, store: ORMStore) -> None:
+        for _ in range(8):
+            record = await created(store, quota="caller")
+            await store.end(record.digest, "by the test", "terminated")
+        assert await in_thread(Session.objects.of_quota("caller").count) == 2
 
     async def test_subscriptions_from_two_processes_lose_nothing(
         self, store: ORMStore, second_orm_store: ORMStore

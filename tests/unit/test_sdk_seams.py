@@ -61,6 +61,7 @@ pytestmark = pytest.mark.anyio
 
 SOURCES = Path(mcp_django.__file__).parent
 SDK_MODULES = {
+    "limits",
     "bindings",
     "calls",
     "context",

@@ -9,7 +9,7 @@ import pytest
 from django.http import HttpRequest
 
 from mcp_django import Context, MCPServer
-from mcp_django.auth import ANONYMOUS
+from mcp_django.auth import ANONYMOUS, public
 from mcp_django.http import Request, session_not_found
 from mcp_django.sessions import Visit
 from mcp_django.testing import connect
@@ -31,7 +31,7 @@ def test_not_a_request_nor_a_visit() -> None:
 
 async def test_not_a_context_nor_anything_it_leads_to(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    server = MCPServer("secrets")
+    server = MCPServer("secrets", authenticators=[public])
     seen: list[Any] = []
 
     @server.tool()

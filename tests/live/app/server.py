@@ -3,7 +3,7 @@ from __future__ import annotations
 from django.http import HttpRequest
 
 from mcp_django import MCPServer
-from mcp_django.auth import Authenticator, Principal
+from mcp_django.auth import Authenticator, Principal, public
 from tests.live.app import TOKEN_PREFIX
 
 
@@ -20,4 +20,4 @@ class LiveToken(Authenticator):
         return Principal(f"live:{token.removeprefix(TOKEN_PREFIX)[:8]}")
 
 
-live = MCPServer("live", title="What the live tests need beside the demo", authenticators=[LiveToken()])
+live = MCPServer("live", title="What the live tests need beside the demo", authenticators=[LiveToken(), public])

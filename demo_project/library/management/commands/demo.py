@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -78,6 +79,7 @@ def guide(base_url: str, password: str) -> str:
         f"  Home     {base_url}/",
         f"  Admin    {base_url}/admin/   login: {ADMIN} / {password}",
         *(f"  MCP      {endpoint.url}   {endpoint.description}" for endpoint in clients.endpoints(base_url)),
+        f"  {clients.TOKEN}    {token_command()}",
         "",
         f"  {Book.objects.count()} books, {Member.objects.count()} members "
         f"(cards {fill.card(1)} to {fill.card(fill.MEMBERS)}), database: {database_name()}",
@@ -90,6 +92,14 @@ def guide(base_url: str, password: str) -> str:
             *(f"  {line}" for line in configuration.text.splitlines()),
         ]
     return "\n".join([*lines, ""])
+
+
+def token_command() -> str:
+    """What makes a token, with the interpreter that runs this, so that no environment need be entered."""
+    python = Path(sys.executable)
+    if python.is_relative_to(settings.BASE_DIR):
+        python = python.relative_to(settings.BASE_DIR)
+    return f"{python} manage.py mcptoken create {ADMIN}"
 
 
 def database_name() -> str:
