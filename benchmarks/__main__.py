@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks import entry, events, follow, memory, progress, restore, rows, stateless, throughput
+from benchmarks import authenticated, entry, events, follow, memory, progress, restore, rows, stateless, throughput
 from benchmarks.databases import Databases
 from benchmarks.environments import with_mcpz
 from benchmarks.errors import BenchmarkError
@@ -140,6 +140,9 @@ class Benchmarks:
     def entry(self) -> Outcome:
         return entry.measure(self._databases, self._sizes.load, self._sizes.rounds, self._directory)
 
+    def authenticated(self) -> Outcome:
+        return authenticated.measure(self._databases, self._sizes.load, self._sizes.rounds, self._directory)
+
     def progress(self) -> Outcome:
         servers = [this_project(self._databases.fresh()), official_sdk_with_events()]
         return progress.measure(servers, self._sizes.load, self._sizes.rounds, self._directory)
@@ -162,6 +165,7 @@ PARTS: dict[str, Callable[[Benchmarks], Outcome]] = {
     "restore": Benchmarks.restore,
     "rows": Benchmarks.rows,
     "entry": Benchmarks.entry,
+    "authenticated": Benchmarks.authenticated,
     "progress": Benchmarks.progress,
     "events": Benchmarks.events,
     "follow": Benchmarks.follow,

@@ -18,16 +18,24 @@ TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a running server answers, and whether it keeps sessions (legacy era) or none (modern era)."""
+    """Where a running server answers, whether it keeps sessions (legacy era) or none (modern era), and the bearer
+    tokens that its clients have, if they do not come anonymously."""
 
     port: int
     path: str
     has_sessions: bool
+    tokens: tuple[str, ...] = ()
+
+    def token(self, number: int) -> str | None:
+        """The token that the client with this number has: they are dealt out in turn."""
+        return self.tokens[number % len(self.tokens)] if self.tokens else None
 
 
 class Client:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
+        self.token = endpoint.token(0)
+        """Sent with every request."""
         self._connection = HTTPConnection("127.0.0.1", endpoint.port, timeout=TIMEOUT)
 
     def close(self) -> None:
@@ -55,7 +63,9 @@ class Client:
 
     def _post(self, headers: dict[str, str], body: str) -> tuple[int, str | None, bytes]:
         try:
-            self._connection.request("POST", self._endpoint.path, body.encode(), headers)
+            self._connection.request(
+                "POST", self._endpoint.path, body.encode(), headers | wire.authorization(self.token)
+            )
             response = self._connection.getresponse()
             return response.status, response.getheader("Mcp-Session-Id"), response.read()
         except (OSError, HTTPException) as error:
@@ -63,17 +73,22 @@ class Client:
 
 
 def open_sessions(endpoint: Endpoint, count: int, workers: int = 4) -> list[str]:
-    """Open ``count`` sessions, each initialised and with one checked call behind it."""
+    """Open ``count`` sessions, each initialised and with one checked call behind it; each is its own token's, if there
+    are tokens."""
 
-    def open_share(share: int) -> list[str]:
+    def open_share(numbers: range) -> list[str]:
+        session_ids = []
         with closing(Client(endpoint)) as client:
-            session_ids = [client.open_session() for _ in range(share)]
-            call_each(client, session_ids)
-            return session_ids
+            for number in numbers:
+                client.token = endpoint.token(number)
+                session_ids.append(client.open_session())
+                client.add(session_ids[-1], 1)
+        return session_ids
 
-    shares = [count // workers + (index < count % workers) for index in range(workers)]
+    edges = [count * worker // workers for worker in range(workers + 1)]
     with ThreadPoolExecutor(workers) as pool:
-        return [session_id for opened in pool.map(open_share, shares) for session_id in opened]
+        shares = pool.map(open_share, map(range, edges, edges[1:]))
+        return [session_id for opened in shares for session_id in opened]
 
 
 def call_each(client: Client, session_ids: Iterable[str], first_number: int = 1) -> None:

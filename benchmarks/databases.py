@@ -43,6 +43,10 @@ class Databases:
         shutil.copyfile(self._template, database)
         return database
 
+    def tokens(self, database: Path, count: int) -> tuple[str, ...]:
+        """Bearer tokens of as many users, who are made for it."""
+        return tuple(_run("-m", "benchmarks.workers.tokens", str(count), database=database).split())
+
     @contextmanager
     def each(self) -> Iterator[dict[str, Path | str]]:
         """A new database of each kind that there is, by the kind's name."""
@@ -60,7 +64,8 @@ class Databases:
             _run("-m", "benchmarks.workers.database", "drop", database=url)
 
 
-def _run(*arguments: str, database: Path | str) -> None:
+def _run(*arguments: str, database: Path | str) -> str:
+    """Run Python with a database's environment, and return what it prints."""
     environment = {**os.environ, **django_environment(database)}
     finished = subprocess.run(
         [sys.executable, *arguments],
@@ -74,3 +79,4 @@ def _run(*arguments: str, database: Path | str) -> None:
     if finished.returncode != 0:
         tail = "\n".join(finished.stderr.strip().splitlines()[-5:])
         raise BenchmarkError(f"{' '.join(arguments)} failed:\n{tail}")
+    return finished.stdout

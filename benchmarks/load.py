@@ -98,10 +98,15 @@ def _wrk(endpoint: Endpoint, load: Load, plan: str) -> dict[str, float]:
 def _plan(endpoint: Endpoint, session_ids: list[str], call: wire.Call) -> str:
     """A Lua table; strings go through ``json.dumps``: in plain ASCII both languages escape alike."""
     if endpoint.has_sessions:
-        heads = [_head(endpoint, wire.legacy_headers(session_id)) for session_id in session_ids]
+        heads = [
+            _head(endpoint, wire.legacy_headers(session_id) | wire.authorization(endpoint.token(number)))
+            for number, session_id in enumerate(session_ids)
+        ]
         body = call.legacy
     else:
-        heads = [_head(endpoint, wire.modern_headers())]
+        heads = [
+            _head(endpoint, wire.modern_headers() | wire.authorization(token)) for token in endpoint.tokens or (None,)
+        ]
         body = call.modern
     listed = ",\n".join(json.dumps(head) for head in heads)
     strings = f"call = {json.dumps(call.name)}, body = {json.dumps(body)}"

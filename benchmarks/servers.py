@@ -37,6 +37,7 @@ class Server:
     path: str
     has_sessions: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
+    tokens: tuple[str, ...] = ()
 
 
 class Running:
@@ -44,7 +45,7 @@ class Running:
 
     def __init__(self, server: Server, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
         self.server = server
-        self.endpoint = Endpoint(port, server.path, server.has_sessions)
+        self.endpoint = Endpoint(port, server.path, server.has_sessions, server.tokens)
         self._process = process
         self._log = log
 

@@ -85,3 +85,8 @@ def modern_headers() -> dict[str, str]:
         "Mcp-Method": "tools/call",
         "Mcp-Name": "add",
     }
+
+
+def authorization(token: str | None) -> dict[str, str]:
+    """The header of a client that does not come anonymously."""
+    return {} if token is None else {"Authorization": f"Bearer {token}"}
