@@ -32,7 +32,7 @@ install: ## the environment with everything for development
 	@$(PREPARE) dev
 
 test: install ## the tests; on DATABASE_URL and REDIS_URL where set
-	@"$(PY)" -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	@"$(PY)" -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-long: install ## the tests with large counts, and the whole matrix of servers, entries and clients
 	@"$(PY)" -m pytest -m long $(ARGS)

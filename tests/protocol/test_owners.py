@@ -51,8 +51,8 @@ in_all_ways = pytest.mark.parametrize(
     [
         pytest.param("native", False, id="native-live"),
         pytest.param("native", True, id="native-restoring"),
-        pytest.param("view", True, id="view-restoring"),
         # The view is slow, and behind it is the same code.
+        pytest.param("view", True, id="view-restoring", marks=pytest.mark.long),
         pytest.param("view", False, id="view-live", marks=pytest.mark.long),
     ],
     indirect=["entry"],
