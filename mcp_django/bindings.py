@@ -7,7 +7,7 @@ import functools
 import inspect
 import logging
 import typing
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 from django.db import DEFAULT_DB_ALIAS, transaction
@@ -23,17 +23,15 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import AnyUrl
 
 from mcp_django import handles, jsonrpc, threads
-from mcp_django.access import Access
 from mcp_django.auth import Principal
 from mcp_django.context import Context
 from mcp_django.exceptions import ClientCannot, HandlerError, SessionNotFound, StoreUnavailable
-from mcp_django.handlers import Enabled, Kind, Registration
+from mcp_django.handlers import Kind, Registration
+from mcp_django.offers import Offers
 from mcp_django.running import current_call
 from mcp_django.store import handle_store
 
 logger = logging.getLogger("mcp_django.calls")
-
-Switch = Callable[[Principal], Awaitable[bool]]
 
 # What a model may read of, and do something about; see explained().
 EXPLAINED: Final = (HandlerError, SessionNotFound, StoreUnavailable)
@@ -216,104 +214,22 @@ def with_context(fn: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[A
     return call
 
 
-@functools.cache
-def switch(enabled: Enabled) -> Switch:
-    """What says whether a registration is offered at the moment; one for each function.
-
-    It raises an ``MCPError`` if the function fails or returns no bool, which is logged: a database that stays away
-    must not make tools disappear.
-    """
-    ask = threads.asynchronous(enabled)
-
-    async def is_offered(principal: Principal) -> bool:
-        return await answered(enabled, ask())
-
-    return is_offered
-
-
-@functools.cache
-def gate(access: Access) -> Switch:
-    """What says whether a registration is offered to a caller; one for each rule."""
-    permission = access.permission
-
-    if permission is None:
-
-        async def is_permitted(principal: Principal) -> bool:
-            return True
-
-    elif isinstance(permission, str):
-
-        async def is_permitted(principal: Principal) -> bool:
-            has = threads.run_sync(has_perm, principal.user_or_anonymous, permission)
-            return await answered(permission, has)
-
-    else:
-        ask = threads.asynchronous(permission)
-
-        async def is_permitted(principal: Principal) -> bool:
-            return await answered(permission, ask(principal.user_or_anonymous))
-
-    async def is_offered(principal: Principal) -> bool:
-        if principal.lacks(access.scopes) and not principal.can_step_up:
-            return False
-        return await is_permitted(principal)
-
-    return is_offered
-
-
-def has_perm(user: Any, permission: str) -> bool:
-    """Whether a user has a Django permission. Not every user model has them."""
-    ask = getattr(user, "has_perm", None)
-    return ask is not None and bool(ask(permission))
-
-
-async def answered(asked: object, answer: Awaitable[Any]) -> bool:
-    """What a project's function says.
-
-    Raises:
-        MCPError: it fails or returns no bool, which is logged.
-    """
-    try:
-        said = await answer
-        if not isinstance(said, bool):
-            raise TypeError(f"{asked!r} returned {said!r}, which is no bool")
-    except Exception:
-        logger.exception("%r could not say what is offered", asked)
-        raise MCPError(jsonrpc.INTERNAL_ERROR, "Internal server error") from None
-    return said
-
-
-@functools.cache
-def all_of(*switches: Switch) -> Switch | None:
-    """One switch for several, asked in order; None for none."""
-    if len(switches) < 2:
-        return switches[0] if switches else None
-
-    async def is_offered(principal: Principal) -> bool:
-        for switch in switches:
-            if not await switch(principal):
-                return False
-        return True
-
-    return is_offered
-
-
 class Resources(ResourceManager):
     """The SDK's resources and templates, without those that are not offered at the moment.
 
     Args:
-        switches: of those that may be hidden, by their URIs.
+        offers: what is offered to whom.
     """
 
-    def __init__(self, switches: Mapping[str, Switch]) -> None:
+    def __init__(self, offers: Offers) -> None:
         super().__init__()
-        self._switches = switches
+        self._offers = offers
 
     async def find(self, uri: str, principal: Principal) -> Resource | ResourceTemplate | None:
         """What serves ``uri`` to a caller: the resource of that name, else the first template that makes it."""
         caller = principal.as_it_is
         for key, found in self.matching(uri):
-            if key not in self._switches or await self._switches[key](caller):
+            if await self._offers.offered("resource", key, caller):
                 return found
         return None
 
@@ -330,7 +246,7 @@ class Resources(ResourceManager):
                 yield template.uri_template, template
 
     async def get_resource(self, uri: AnyUrl | str, context: SDKContext[Any, Any]) -> Resource | InputRequiredResult:
-        if not self._switches:
+        if not self._offers.hides("resource"):
             return await super().get_resource(uri, context)
         found = await self.find(str(uri), current_call.get().principal)
         if found is None:

@@ -74,16 +74,12 @@ from mcp_django.auth import Principal, lacking
 from mcp_django.bindings import (
     EXPLAINED,
     Resources,
-    Switch,
-    all_of,
     check_kinds,
     check_parameters,
     current_context,
     failure,
-    gate,
     prepared,
     protocol_error,
-    switch,
     with_context,
     without_context,
 )
@@ -91,6 +87,7 @@ from mcp_django.calls import Call
 from mcp_django.context import Context
 from mcp_django.handlers import Kind, Registration
 from mcp_django.handles import Handle
+from mcp_django.offers import Offers
 from mcp_django.pagination import LISTS, page
 from mcp_django.running import current_call
 
@@ -110,6 +107,8 @@ LIST_METHODS: tuple[CacheableMethod, ...] = (
     "resources/list",
     "resources/templates/list",
 )
+OURS = frozenset({"enabled", "permission", "scopes", "atomic"})
+"""Arguments of decorators that are not the SDK's."""
 NAMED: dict[str, tuple[Kind, str]] = {
     "tools/call": ("tool", "name"),
     "prompts/get": ("prompt", "name"),
@@ -161,12 +160,11 @@ class Kernel(SDKServer[Any]):
         root.setLevel(level)
         self.owner = owner
         self._context = Context.adopt(SDKContext(mcp_server=self, subscriptions=self._subscriptions))
-        self._switches: dict[Kind, dict[str, Switch]] = {"tool": {}, "resource": {}, "prompt": {}, "completion": {}}
-        self._resource_manager: Resources = Resources(self._switches["resource"])
+        self._offers = Offers()
+        self._resource_manager: Resources = Resources(self._offers)
         self.handler_classes = list(dict.fromkeys(r.handler for r in registrations if r.handler is not None))
         self._completions: list[Callable[..., Awaitable[Any]]] = []
         self._read_ttls: dict[str, int] = {}
-        self._scopes: dict[tuple[Kind, str], frozenset[str]] = {}
         self._kinds: dict[str, type[Handle]] = {}
         for registration in registrations:
             self._add(registration)
@@ -203,27 +201,12 @@ class Kernel(SDKServer[Any]):
         try:
             check_parameters(registration)
             check_kinds(registration, self._kinds)
-            options = dict(registration.options)
-            self._add_switch(registration, options)
-            options.pop("atomic", None)
-            add(registration, options)
+            self._offers.add(registration)
+            add(registration, {name: value for name, value in registration.options.items() if name not in OURS})
         except Exception as error:
             raise ImproperlyConfigured(
                 f"{registration.place} cannot be a {registration.kind} of server {self.owner.name!r}: {error}"
             ) from error
-
-    def _add_switch(self, registration: Registration, options: dict[str, Any]) -> None:
-        """Note what decides whether it is offered, and to whom."""
-        access = access_of(registration.place, options.pop("permission", None), options.pop("scopes", None) or ())
-        switches = []
-        if (enabled := options.pop("enabled", None)) is not None:
-            switches.append(switch(enabled))
-        if access is not None:
-            switches.append(gate(access))
-            if access.scopes:
-                self._scopes[registration.kind, registration.key] = access.scopes
-        if (decides := all_of(*switches)) is not None:
-            self._switches[registration.kind][registration.key] = decides
 
     def _add_tool(self, registration: Registration, options: dict[str, Any]) -> None:
         input_schema = options.pop("input_schema", None)
@@ -347,21 +330,15 @@ class Kernel(SDKServer[Any]):
         return await self._offered("prompt", await super().list_prompts(), attrgetter("name"))
 
     async def _offered(self, kind: Kind, items: list[ItemT], key: Callable[[ItemT], str]) -> list[ItemT]:
-        """The items of a list that are offered at the moment; what decides about several of them is asked once."""
-        if not (switches := self._switches[kind]):
-            return items
-        principal = current_call.get().principal
-        asked = dict.fromkeys(switches[key(item)] for item in items if key(item) in switches)
-        hidden = {offered for offered in asked if not await offered(principal)}
-        return [item for item in items if switches.get(key(item)) not in hidden]
+        return await self._offers.among(kind, items, key, current_call.get().principal)
 
     async def offers_tool(self, name: str, principal: Principal) -> bool:
         """Whether there is such a tool for a caller."""
-        return self._tool_manager.get_tool(name) is not None and await self._offers("tool", name, principal)
+        return self._tool_manager.get_tool(name) is not None and await self._is_offered("tool", name, principal)
 
     async def offers_prompt(self, name: str, principal: Principal) -> bool:
         """Whether there is such a prompt for a caller."""
-        return self._prompt_manager.get_prompt(name) is not None and await self._offers("prompt", name, principal)
+        return self._prompt_manager.get_prompt(name) is not None and await self._is_offered("prompt", name, principal)
 
     async def offers_resource(self, uri: str, principal: Principal) -> bool:
         """Whether there is such a resource for a caller."""
@@ -370,27 +347,20 @@ class Kernel(SDKServer[Any]):
     async def offers_template(self, uri: str, principal: Principal) -> bool:
         """Whether there is such a template, written like this, for a caller; a resource counts as one."""
         known = any(uri in (key, found.uri_template) for key, found in self._resource_manager._templates.items())
-        return (known or uri in self._resource_manager._resources) and await self._offers("resource", uri, principal)
+        return (known or uri in self._resource_manager._resources) and await self._is_offered(
+            "resource", uri, principal
+        )
 
-    async def _offers(self, kind: Kind, key: str, principal: Principal) -> bool:
-        offered = self._switches[kind].get(key)
-        return offered is None or await offered(principal.as_it_is)
+    async def _is_offered(self, kind: Kind, key: str, principal: Principal) -> bool:
+        return await self._offers.offered(kind, key, principal.as_it_is)
 
     async def missing_scopes(
         self, principal: Principal, method: str, params: Mapping[str, Any] | None
     ) -> frozenset[str]:
-        """What a caller who could get more scopes lacks for a request. Nothing, if with them there would still be no
-        such thing: that would betray it."""
-        if not (self._scopes and principal.can_step_up):
+        """What a caller who could get more scopes lacks for a request."""
+        if not self._offers.have_scopes(principal):
             return frozenset()
-        keys = self._keys_of(method, params or {})
-        if not any(principal.lacks(self._scopes.get(key, frozenset())) for key in keys):
-            return frozenset()
-        for kind, key in keys:
-            offered = self._switches[kind].get(key)
-            if offered is None or await offered(principal):
-                return principal.lacks(self._scopes.get((kind, key), frozenset()))
-        return frozenset()
+        return await self._offers.missing_scopes(principal, self._keys_of(method, params or {}))
 
     def _keys_of(self, method: str, params: Mapping[str, Any]) -> list[tuple[Kind, str]]:
         """What a request is about; of a resource, all that may serve it, the first one first."""

@@ -61,15 +61,16 @@ pytestmark = pytest.mark.anyio
 
 SOURCES = Path(mcp_django.__file__).parent
 SDK_MODULES = {
-    "limits",
     "bindings",
     "calls",
     "context",
     "handshake",
     "kernel",
     "legacy",
+    "limits",
     "listening",
     "modern",
+    "offers",
     "pagination",
     "questions",
     "rounds",
