@@ -121,10 +121,11 @@ class Sessions:
         """
         digest = digest_of(visit.session_id)
         session = self.live.get(digest)
+        # The head alone at first: what is somebody else's is to take no longer than what nobody has.
+        head = self._usable(visit, digest, await self.store.head(digest))
         if session is None:
             record = self._usable(visit, digest, await self.store.load(digest))
             return await self._restored(record, visit)
-        head = self._usable(visit, digest, await self.store.head(digest))
         if session.epoch < head.epoch:
             changed = await self.store.load(digest)
             if changed is not None:
