@@ -15,7 +15,9 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
+from django.core.cache import cache
 from django.test import Client as Browser
+from oauth2_provider import cimd
 from oauth2_provider.models import get_refresh_token_model
 
 from mcp_django.asgi import Application
@@ -301,3 +303,54 @@ class TestConsentPage:
         told = await dancer.consent(await dancer.page(code_challenge_method="plain"), allow="Allow")
         assert told["error"] == "invalid_request"
         assert "code" not in told
+
+
+class TestMetadataDocuments:
+    """Clients that are named by the URL of a document about them, and were never registered."""
+
+    CLIENT = "https://client.example/about.json"
+
+    @pytest.fixture
+    def fetched(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The URLs that were fetched; there is one document."""
+        cache.clear()
+        urls: list[str] = []
+
+        def fetch(fetcher: Any, client_id: str) -> tuple[dict[str, Any], int]:
+            urls.append(client_id)
+            about = {
+                "client_id": client_id,
+                "client_name": "A client with a document",
+                "redirect_uris": [CALLBACK],
+                "grant_types": ["authorization_code", "refresh_token"],
+                "token_endpoint_auth_method": "none",
+            }
+            return about, 300
+
+        monkeypatch.setattr(cimd.SafeMetadataFetcher, "fetch", fetch)
+        return urls
+
+    async def test_such_a_client_gets_a_token_by_consent(self, dancer: Dancer, fetched: list[str]) -> None:
+        dancer.client_id = self.CLIENT
+        page = (await dancer.page()).content.decode()
+        assert "A client with a document" in page
+        assert "client.example" in page
+        made = await dancer.exchange(await dancer.code())
+        session = await dancer.mcp(made["access_token"]).open()
+        assert (await session.call("whoami"))["user"] == "alice"
+        assert set(fetched) == {self.CLIENT}
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "10.0.0.1", "169.254.169.254", "[fd00::1]"])
+    async def test_nothing_is_fetched_from_the_servers_own_network(
+        self, dancer: Dancer, monkeypatch: pytest.MonkeyPatch, host: str
+    ) -> None:
+        cache.clear()
+
+        def connect(*args: Any, **kwargs: Any) -> None:
+            raise AssertionError(f"a connection to {kwargs} was made")
+
+        monkeypatch.setattr(cimd.urllib3, "HTTPSConnectionPool", connect)
+        dancer.client_id = f"https://{host}/about.json"
+        page = await dancer.page()
+        assert page.status_code == 400
+        assert "Location" not in page
