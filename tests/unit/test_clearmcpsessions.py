@@ -129,6 +129,7 @@ def test_the_task_prunes_and_its_result_is_the_counts() -> None:
         "client_requests": 0,
         "cancellations": 0,
         "handles": 1,
+        "tokens": 0,
         "processes": 0,
     }
     assert Session.objects.count() == 2
