@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+from django.conf import settings
+
 TOKEN = "TOKEN"
 
 
@@ -28,12 +30,11 @@ class Configuration(NamedTuple):
 
 def endpoints(base_url: str) -> list[Endpoint]:
     """The MCP endpoints under ``base_url`` (no slash at its end)."""
+    ways = "a token, or a login" if not settings.OAUTH else "a token, a login, or the URL alone for clients with OAuth"
     return [
         Endpoint("library", f"{base_url}/mcp", "a small public library: search, borrow, return, import"),
         Endpoint("everything", f"{base_url}/everything/mcp", "every protocol feature once"),
-        Endpoint(
-            "members", f"{base_url}/members/mcp", "closed to anonymous clients: a token, or a login", is_open=False
-        ),
+        Endpoint("members", f"{base_url}/members/mcp", f"closed to anonymous clients: {ways}", is_open=False),
     ]
 
 
