@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture(params=["native", pytest.param("view", marks=pytest.mark.long)])
+def entry(request: pytest.FixtureRequest) -> Entry:
+    """What is tested here lies behind both entries, and the view takes long."""
+    value: Entry = request.param
+    return value
+
+
 ENDPOINT = "/scoped/mcp"
 RESOURCE = f"http://testserver{ENDPOINT}"
 CALLBACK = "http://127.0.0.1:51234/callback"
