@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from django.utils import timezone
 from mcp_django import limits
 from mcp_django.models import Session as SessionRow
 from mcp_django.models import digest_of
+from tests.protocol import processes
 from tests.protocol.client import Client, progress_of
 from tests.protocol.stage import Stage
 from tests.protocol.stateless import Stateless
@@ -165,6 +167,7 @@ async def test_where_none_is_idle_the_next_initialize_is_429(alice: Client, sett
 async def test_a_session_that_is_left_half_open_ends_soon_and_one_in_use_does_not(client: Client) -> None:
     left, used = await client.open(initialized=False), await client.open(initialized=False)
     await used.request("ping")
+    await asyncio.to_thread(processes.write_all)
     soon = timezone.now() + timedelta(minutes=11)
     rows = {row.pk: row async for row in SessionRow.objects.all()}
     assert rows[digest_of(left.id)].expires_at < soon
