@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any, Final, Literal
 
 import django.core.asgi
+import pytest
 
 import mcp_django.asgi
 from mcp_django.asgi import Application
@@ -28,3 +29,10 @@ def application_now(entry: Entry) -> Application:
     }
     application: Application = makers[entry]()
     return application
+
+
+@pytest.fixture(params=["native", pytest.param("view", marks=pytest.mark.long)])
+def native_by_default(request: pytest.FixtureRequest) -> Entry:
+    """Stands in for ``entry`` in modules whose subject lies behind both entries: the view takes long."""
+    value: Entry = request.param
+    return value

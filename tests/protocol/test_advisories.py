@@ -25,6 +25,7 @@ from mcp_django.models import digest_of
 from mcp_django.native import MCPApplication
 from tests.protocol.auth_servers import Grant, granted
 from tests.protocol.client import Client, Response, Session, case, together
+from tests.protocol.entries import native_by_default
 from tests.protocol.layers import Broker
 from tests.protocol.processes import Processes
 from tests.protocol.stage import Stage, until
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from pytest_django import Settings
 
 pytestmark = pytest.mark.anyio
+
+entry = native_by_default
 
 ASKABLE: dict[str, Any] = {"elicitation": {"form": {}, "url": {}}, "sampling": {}, "roots": {}}
 UNKNOWN = "nobody-has-this-id-nobody-has-this-id-12345"

@@ -20,12 +20,15 @@ from mcp_django.models import Session as Row
 from mcp_django.models import digest_of
 from tests.protocol import tokens_of_oauth
 from tests.protocol.client import Client, Response
+from tests.protocol.entries import native_by_default
 from tests.protocol.stage import Stage
 
 if TYPE_CHECKING:
     from pytest_django import DjangoAssertNumQueries, Settings
 
 pytestmark = pytest.mark.anyio
+
+entry = native_by_default
 
 GUARDED, SCOPED = "/guarded/mcp", "/scoped/mcp"
 RESOURCE = tokens_of_oauth.RESOURCE

@@ -23,7 +23,7 @@ from oauth2_provider.models import get_refresh_token_model
 from mcp_django.asgi import Application
 from tests.protocol import tokens_of_oauth
 from tests.protocol.client import Client, Session
-from tests.protocol.entries import Entry, application_now
+from tests.protocol.entries import Entry, application_now, native_by_default
 from tests.protocol.test_oauth import challenge
 
 if TYPE_CHECKING:
@@ -32,11 +32,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["native", pytest.param("view", marks=pytest.mark.long)])
-def entry(request: pytest.FixtureRequest) -> Entry:
-    """What is tested here lies behind both entries, and the view takes long."""
-    value: Entry = request.param
-    return value
+entry = native_by_default
 
 
 ENDPOINT = "/scoped/mcp"

@@ -13,7 +13,7 @@ from django.contrib.contenttypes.models import ContentType
 from mcp_django.asgi import Application
 from tests.protocol.auth_servers import RULES, Grant
 from tests.protocol.client import Client, Response, Session, case
-from tests.protocol.entries import Entry
+from tests.protocol.entries import native_by_default
 from tests.protocol.servers import SECRET
 from tests.protocol.stage import Stage
 from tests.protocol.stateless import Stateless
@@ -21,11 +21,7 @@ from tests.protocol.stateless import Stateless
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["native", pytest.param("view", marks=pytest.mark.long)])
-def entry(request: pytest.FixtureRequest) -> Entry:
-    """What is tested here lies behind both entries, and the view takes long."""
-    value: Entry = request.param
-    return value
+entry = native_by_default
 
 
 HOWS = [*RULES, "method"]
