@@ -68,7 +68,6 @@ from opentelemetry import trace
 from pydantic import AnyUrl, ValidationError
 
 from mcp_django import jsonrpc, rounds
-from mcp_django.access import access_of
 from mcp_django.adoption import QuickPrivates, adopted
 from mcp_django.auth import Principal, lacking
 from mcp_django.bindings import (
@@ -160,8 +159,8 @@ class Kernel(SDKServer[Any]):
         root.setLevel(level)
         self.owner = owner
         self._context = Context.adopt(SDKContext(mcp_server=self, subscriptions=self._subscriptions))
-        self._offers = Offers()
-        self._resource_manager: Resources = Resources(self._offers)
+        self.offers = Offers()
+        self._resource_manager: Resources = Resources(self.offers)
         self.handler_classes = list(dict.fromkeys(r.handler for r in registrations if r.handler is not None))
         self._completions: list[Callable[..., Awaitable[Any]]] = []
         self._read_ttls: dict[str, int] = {}
@@ -201,7 +200,7 @@ class Kernel(SDKServer[Any]):
         try:
             check_parameters(registration)
             check_kinds(registration, self._kinds)
-            self._offers.add(registration)
+            self.offers.add(registration)
             add(registration, {name: value for name, value in registration.options.items() if name not in OURS})
         except Exception as error:
             raise ImproperlyConfigured(
@@ -330,7 +329,7 @@ class Kernel(SDKServer[Any]):
         return await self._offered("prompt", await super().list_prompts(), attrgetter("name"))
 
     async def _offered(self, kind: Kind, items: list[ItemT], key: Callable[[ItemT], str]) -> list[ItemT]:
-        return await self._offers.among(kind, items, key, current_call.get().principal)
+        return await self.offers.among(kind, items, key, current_call.get().principal)
 
     async def offers_tool(self, name: str, principal: Principal) -> bool:
         """Whether there is such a tool for a caller."""
@@ -352,15 +351,15 @@ class Kernel(SDKServer[Any]):
         )
 
     async def _is_offered(self, kind: Kind, key: str, principal: Principal) -> bool:
-        return await self._offers.offered(kind, key, principal.as_it_is)
+        return await self.offers.offered(kind, key, principal.as_it_is)
 
     async def missing_scopes(
         self, principal: Principal, method: str, params: Mapping[str, Any] | None
     ) -> frozenset[str]:
         """What a caller who could get more scopes lacks for a request."""
-        if not self._offers.have_scopes(principal):
+        if not self.offers.have_scopes(principal):
             return frozenset()
-        return await self._offers.missing_scopes(principal, self._keys_of(method, params or {}))
+        return await self.offers.missing_scopes(principal, self._keys_of(method, params or {}))
 
     def _keys_of(self, method: str, params: Mapping[str, Any]) -> list[tuple[Kind, str]]:
         """What a request is about; of a resource, all that may serve it, the first one first."""
@@ -522,7 +521,7 @@ class Kernel(SDKServer[Any]):
 
 def cache_hints(owner: MCPServer, registrations: Sequence[Registration]) -> dict[CacheableMethod, CacheHint]:
     """For whom clients may keep the lists: for anybody, unless they depend on who asks."""
-    limited = any(access_of("", r.options.get("permission"), r.options.get("scopes") or ()) for r in registrations)
+    limited = any(r.options.get("permission") is not None or r.options.get("scopes") for r in registrations)
     scope: Literal["public", "private"] = "private" if limited or not owner.is_public else "public"
     return dict.fromkeys(LIST_METHODS, CacheHint(owner.cache_ttl // MILLISECOND, scope))
 

@@ -124,7 +124,7 @@ async def check_scopes(kernel: Kernel, principal: Principal, request: Request, m
         HTTPRefusal: 403, they do not, and the client could get them.
         MCPError: who is offered what it asks for could not be found out.
     """
-    if not principal.can_step_up:
+    if not kernel.offers.have_scopes(principal):
         return
     missing = await threads.start(lambda: kernel.missing_scopes(principal, message.method, message.params))
     if missing:

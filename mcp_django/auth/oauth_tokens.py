@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from functools import cache, partial
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from django.db import router
 from django.utils import timezone
-from django.utils.functional import SimpleLazyObject
 from oauth2_provider.models import AbstractApplication, get_access_token_model, get_application_model
 from oauthlib.common import Request as OAuthRequest
 
+from mcp_django.auth.users import UserColumns
 from mcp_django.lanes import Lane
 
 
@@ -54,7 +54,7 @@ class Columns(NamedTuple):
     """Which columns are read: a few of the token's, all of its user's, and of its application's what is needed."""
 
     token: tuple[str, ...]
-    user: tuple[str, ...]
+    user: UserColumns
     application: tuple[str, ...]
 
 
@@ -68,14 +68,9 @@ def columns() -> Columns:
     """The names as the models have them; every model may be the project's own."""
     return Columns(
         ("token_checksum", "expires", "scope", "resource", "user_id", "application_id"),
-        tuple(field.attname for field in user_model()._meta.concrete_fields),
+        UserColumns(get_access_token_model()),
         tuple(field.attname for field in get_application_model()._meta.concrete_fields) if asks() else ("client_id",),
     )
-
-
-@cache
-def user_model() -> Any:
-    return get_access_token_model()._meta.get_field("user").related_model
 
 
 @cache
@@ -88,7 +83,7 @@ def asks() -> bool:
 def selection(using: str) -> Any:
     """All tokens with the columns that are read. Made once: to find the columns takes as long as to read them."""
     token, user, application = columns()
-    names = [*token, *(f"user__{name}" for name in user), *(f"application__{name}" for name in application)]
+    names = [*token, *user.lookups, *(f"application__{name}" for name in application)]
     return get_access_token_model()._default_manager.using(using).values_list(*names)
 
 
@@ -103,26 +98,15 @@ def made(item: Wanted, row: tuple[Any, ...]) -> Token:
     """A token from its row."""
     names = columns()
     _checksum, expires, scope, resource, user_pk, application_pk = row[: len(names.token)]
-    of_user = row[len(names.token) :][: len(names.user)]
-    of_application = row[len(names.token) + len(names.user) :]
-    user = None if user_pk is None else lazily(of_user)
-    usable = application_pk is not None and (user is None or is_active(user, of_user))
+    of_user = row[len(names.token) : -len(names.application)]
+    of_application = row[-len(names.application) :]
+    user = None if user_pk is None else names.user.lazily(alias(), of_user)
+    usable = application_pk is not None and (user is None or names.user.is_active(alias(), of_user))
     if usable and asks():
         application = get_application_model().from_db(alias(), names.application, of_application)
         usable = application.is_usable(OAuthRequest(item.resource))
     client = of_application[names.application.index("client_id")] or ""
     return Token(expires, scope, resource, client, usable, user_pk, user)
-
-
-def lazily(values: tuple[Any, ...]) -> Any:
-    """A user made of its row; most requests never look at it."""
-    return SimpleLazyObject(partial(user_model().from_db, alias(), columns().user, values))
-
-
-def is_active(user: Any, values: tuple[Any, ...]) -> bool:
-    """Whether a user may come in; a user model may have no column for that."""
-    names = columns().user
-    return bool(values[names.index("is_active")] if "is_active" in names else user.is_active)
 
 
 lane: Final[Lane[Wanted]] = Lane("oauth", alias, read)

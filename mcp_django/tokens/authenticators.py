@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from django.apps import apps
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 from django.utils import timezone
-from django.utils.functional import SimpleLazyObject
 
 from mcp_django.auth import AuthenticationFailed, Authenticator, Principal
 from mcp_django.http import Request
@@ -85,10 +84,8 @@ def valid(found: FoundToken | None, server: str, now: datetime) -> FoundToken:
 
 def principal_of(found: FoundToken) -> Principal:
     """Whom a token speaks for."""
-    # Most calls never ask for the user, and the row is there for those that do.
-    user = cast(Any, SimpleLazyObject(found.make_user))
     scopes = frozenset(found.scopes.split()) if found.scopes else None
-    return Principal(Principal.key_of(found.user_pk), user, scopes=scopes)
+    return Principal(Principal.key_of(found.user_pk), found.lazy_user, scopes=scopes)
 
 
 def invalid() -> AuthenticationFailed:

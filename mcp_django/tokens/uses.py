@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, cast
 from django.db import router
 
 from mcp_django import visits
+from mcp_django.auth.users import UserColumns
 from mcp_django.batches import rows_of
 from mcp_django.conf import mcp_settings
 from mcp_django.lanes import Lane
@@ -17,13 +18,11 @@ from mcp_django.tokens.models import Token
 from mcp_django.visits import Item
 
 COLUMNS: Final = ("user_id", "server", "scopes", "expires_at", "revoked_at", "last_used_at")
-USER: Final[Any] = Token._meta.get_field("user").related_model
-USER_COLUMNS: Final = tuple(field.attname for field in USER._meta.concrete_fields)
-IS_ACTIVE: Final = USER_COLUMNS.index("is_active") if "is_active" in USER_COLUMNS else None
+USERS: Final = UserColumns(Token)
 
 # What is read: first the token's own, the digest among it, then its user's.
 OWN: Final = 1 + len(COLUMNS)
-READ: Final = (*COLUMNS, *(f"user__{name}" for name in USER_COLUMNS))
+READ: Final = (*COLUMNS, *USERS.lookups)
 
 
 class FoundToken(NamedTuple):
@@ -45,13 +44,12 @@ class FoundToken(NamedTuple):
     @property
     def user_is_active(self) -> bool:
         """Whether the user may log in, as Django's own backends see it."""
-        if IS_ACTIVE is not None:
-            return bool(self.user[IS_ACTIVE])
-        return bool(getattr(self.make_user(), "is_active", True))
+        return USERS.is_active(alias(), self.user)
 
-    def make_user(self) -> Any:
-        """The user, as it would come from the ORM."""
-        return USER.from_db(alias(), USER_COLUMNS, self.user)
+    @property
+    def lazy_user(self) -> Any:
+        """The user, made when it is first looked at."""
+        return USERS.lazily(alias(), self.user)
 
     def is_noted(self, now: datetime) -> bool:
         """Whether a use at this moment need not be written down, as one just before it was."""
