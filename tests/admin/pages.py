@@ -24,10 +24,10 @@ def admin() -> User:
     return User.objects.create_superuser("chief")
 
 
-def staff(*permissions: str) -> User:
-    """Somebody with these permissions of the app, and no others."""
+def staff(*permissions: str, app: str = "mcp_django") -> User:
+    """Somebody with these permissions of an app, and no others."""
     user = User.objects.create_user("clerk", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(content_type__app_label="mcp_django", codename__in=permissions))
+    user.user_permissions.set(Permission.objects.filter(content_type__app_label=app, codename__in=permissions))
     assert user.user_permissions.count() == len(permissions)
     return user
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.db import connection
 from django.test import TestCase
 from django.test.utils import CaptureQueriesContext
@@ -33,10 +33,7 @@ def issued(username: str = "alice", **options: Any) -> tuple[Token, str]:
 
 def clerk(*permissions: str) -> User:
     """Somebody with these permissions on tokens, and no others."""
-    user = User.objects.create_user("clerk", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(content_type__app_label="mcp_tokens", codename__in=permissions))
-    assert user.user_permissions.count() == len(permissions)
-    return user
+    return pages.staff(*permissions, app="mcp_tokens")
 
 
 def page_of(token: Token) -> str:

@@ -1,3 +1,3 @@
-from tests.live.fixtures import database, pytest_runtest_makereport, serve
+from tests.live.fixtures import database, pair, pytest_runtest_makereport, serve
 
-__all__ = ["database", "pytest_runtest_makereport", "serve"]
+__all__ = ["database", "pair", "pytest_runtest_makereport", "serve"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests.live.databases import Database, scratch_database
-from tests.live.servers import Server, manage
+from tests.live.servers import ENTRIES, Server, manage, one_by_default
 
 Serve = Callable[..., Server]
 OUTPUT_SHOWN = 8000
@@ -30,6 +30,22 @@ def serve(database: Database, tmp_path: Path) -> Iterator[Serve]:
     """Start a server, e.g. `serve("daphne", "view", SESSION_STORE="memory")`; check its output at the end."""
     with serving(database, tmp_path) as start:
         yield start
+
+
+class Pair(NamedTuple):
+    """Two processes of one project."""
+
+    a: Server
+    b: Server
+
+
+@pytest.fixture(scope="module", params=one_by_default(ENTRIES))
+def pair(
+    request: pytest.FixtureRequest, database: Database, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pair]:
+    """Two servers that share the database, for all tests of a module."""
+    with serving(database, tmp_path_factory.mktemp("pair")) as start:
+        yield Pair(start(entry=request.param), start(entry=request.param))
 
 
 @contextmanager

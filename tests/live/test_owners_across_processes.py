@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.live.databases import Database
-from tests.live.fixtures import serving
+from tests.live.fixtures import Pair
 from tests.live.measuring import report
-from tests.live.servers import ENTRIES, Server, manage, one_by_default
+from tests.live.servers import manage
 from tests.live.streams import Stream, is_answer
 from tests.live.wire import Client
 
@@ -58,19 +58,6 @@ class People(NamedTuple):
     suffix: str
     tokens: dict[str, str]
     login: str
-
-
-class Pair(NamedTuple):
-    a: Server
-    b: Server
-
-
-@pytest.fixture(scope="module", params=one_by_default(ENTRIES))
-def pair(
-    request: pytest.FixtureRequest, database: Database, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Pair]:
-    with serving(database, tmp_path_factory.mktemp("pair")) as start:
-        yield Pair(start(entry=request.param), start(entry=request.param))
 
 
 @pytest.fixture(scope="module")

@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
-
 import pytest
 
 from tests.live.databases import Database
-from tests.live.fixtures import serving
-from tests.live.servers import ENTRIES, Server, one_by_default
+from tests.live.fixtures import Pair
 from tests.live.wire import LIVE, Client, all_at_once, error_code
 
 pytestmark = pytest.mark.live
-
-
-class Pair(NamedTuple):
-    a: Server
-    b: Server
-
-
-@pytest.fixture(scope="module", params=one_by_default(ENTRIES))
-def pair(
-    request: pytest.FixtureRequest, database: Database, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Pair]:
-    with serving(database, tmp_path_factory.mktemp("pair")) as start:
-        yield Pair(start(entry=request.param), start(entry=request.param))
 
 
 def test_a_session_made_on_one_answers_on_the_other(pair: Pair) -> None:
